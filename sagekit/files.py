@@ -1,0 +1,91 @@
+"""Reading and writing files safely: a file is either whole or absent, and nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import UserError
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it there.
+
+    The reader sees the old file or the new one, never half of one. A full disk is a ``UserError``, and the temporary
+    file is gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except Exception as error:
+        if _disk_full(error):
+            raise UserError(f"the disk is full: could not write {path}. Free some space and run again with --resume.") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _disk_full(error: BaseException) -> bool:
+    """safetensors and torch wrap the operating system's error, so its text is looked at too."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or (
+        "os error 28" in str(error))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` atomically."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(
+            file.read()).hexdigest()
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file atomically."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(whole, temporary))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a weight file: safetensors, or a state dict that ``torch.load`` reads with ``weights_only=True``.
+
+    Raises ``UserError`` when the file is missing, damaged or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"no weight file at {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{path} is damaged or not a weight file ({_first_line(error)}).") from error
+    except Exception as error:  # pickle.UnpicklingError and its kin: whatever weights_only refuses
+        raise UserError(f"{path} holds more than tensors, which is not loaded; save a plain state dict.") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} is not a state dict of tensors.")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
