@@ -35,7 +35,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     except Exception as error:
         if _disk_full(error):
-            raise UserError(f"the disk is full: could not write {path}. Free some space and run again with --resume.") from error
+            raise UserError(f"the disk is full: could not write {path}. Free some space; --resume continues.") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -43,8 +43,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 def _disk_full(error: BaseException) -> bool:
     """safetensors and torch wrap the operating system's error, so its text is looked at too."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or (
-        "os error 28" in str(error))
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or "No space left" in str(error) or "os error 28" in str(error)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,14 +55,16 @@ def write_text(path: Path, text: str) -> None:
 def sha256(path: Path) -> str:
     """The file's SHA-256, as 64 hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(
-            file.read()).hexdigest()
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file atomically."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(whole, temporary))
+    write_atomic(path, lambda temporary: save_file(whole, temporary, metadata))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

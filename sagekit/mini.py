@@ -40,7 +40,7 @@ class WordTokenizer:
             if unknown:
                 raise UserError(f"the mini model does not know the word '{unknown[0]}'; it was pretrained on the mini world "
                                 "only. Use --set backbone=ViT-B-16-quickgelu for own class names.")
-            ids = [self.start, *(self.ids[word] for word in words)][: CONTEXT_LENGTH - 1] + [self.end]
+            ids = [self.start, *[self.ids[word] for word in words][: CONTEXT_LENGTH - 2], self.end]
             row[: len(ids)] = torch.tensor(ids)
         return tokens
 

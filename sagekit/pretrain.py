@@ -92,6 +92,8 @@ def pretrain(out: Path, steps: int, seed: int = 0, resume: bool = False) -> dict
     A killed run continues from its last thousand steps with ``resume=True``. Returns the card. Raises ``UserError``
     when ``out`` exists, or when the kept state is of another run.
     """
+    if not out.name.endswith(".safetensors"):
+        raise UserError(f"--out {out} should be a .safetensors file.")
     state_path = out.with_suffix(".state.pt")
     if not resume and (out.exists() or state_path.exists()):
         raise UserError(f"{out} or its training state exists already; name another --out, or continue with --resume.")
@@ -102,7 +104,7 @@ def pretrain(out: Path, steps: int, seed: int = 0, resume: bool = False) -> dict
     if resume and state_path.exists():
         state = torch.load(state_path, weights_only=True)
         if (state["steps"], state["seed"]) != (steps, seed):
-            raise UserError(f"{state_path} is of a run with --steps {state['steps']} --seed {state['seed']}; resume with those.")
+            raise UserError(f"{state_path} is of --steps {state['steps']} --seed {state['seed']}; resume with those.")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start, seconds = state["step"], state["seconds"]

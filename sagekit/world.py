@@ -65,6 +65,8 @@ class Domain:
 
 
 PRETRAIN = Domain()
+DOWNSTREAM = Domain(radius=(0.40, 0.85), angle=40.0, distractors=5, clutter=0.7, noise=0.05, contrast=0.6, palette=0.5,
+                    invert=1.0, resolution=32)
 
 
 @dataclass
@@ -363,3 +365,22 @@ def vocabulary() -> tuple[str, ...]:
     texts = [t.replace("[cls]", " ") for t in TEMPLATES] + list(CLASS_NAMES) + list(COLOURS)
     words = {w for text in texts for w in text.replace(".", " ").split()}
     return tuple(sorted(words | {"small", "grey", "thing", "in", "the", "top", "bottom", "left", "right", "middle"}))
+
+
+# --- the downstream task ---------------------------------------------------------------------------------------------
+
+
+def colours_shown(class_counts: Tensor) -> Tensor:
+    """How many of the 8 colours a class with n training images shows, (C,): all from n = 100 on, 2 for the rarest.
+
+    round(8 sqrt(n / 100)), at least 2. The test shows all colours of every class.
+    """
+    return (len(COLOURS) * (class_counts / 100).sqrt()).round().clamp(2, len(COLOURS)).long()
+
+
+def training_colours(labels: Tensor, class_counts: Tensor, g: torch.Generator) -> Tensor:
+    """A colour index for each training image (N,), out of the colours that its class shows."""
+    palettes = torch.rand(len(class_counts), len(COLOURS), generator=g).argsort(1)  # (C, 8)
+    shown = colours_shown(class_counts)[labels]
+    pick = (torch.rand(len(labels), generator=g) * shown).long()
+    return palettes[labels, pick]

@@ -1,0 +1,120 @@
+"""Batches: a split's images, cropped into views, on the device.
+
+An epoch is a permutation that depends on (seed, epoch) alone, and each image's random view on (seed, epoch, place): a
+resumed run, or one with other worker processes, sees the same pixels. The last, incomplete batch of an epoch is left
+out, so that every step has the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from . import views
+from .config import Config
+from .datasets import Split
+from .errors import UserError
+
+
+def steps_per_epoch(split: Split, config: Config) -> int:
+    """Full batches of ``config.batch_size`` in one epoch."""
+    return len(split) // config.batch_size
+
+
+def seed_of(*numbers: int) -> int:
+    """One well-mixed 63-bit seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def train_batches(split: Split, config: Config, size: int, epoch: int, device: torch.device, rank: int = 0,
+                  processes: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield this process's parts of the epoch's batches: images float (b, 3, size, size) in 0..1, labels (b,).
+
+    A batch of ``config.batch_size`` is dealt evenly to ``processes`` and then to ``config.accumulate`` parts.
+    """
+    whole = config.batch_size // config.accumulate  # images of one part, over all processes
+    share = whole // processes
+    mine = slice(rank * share, (rank + 1) * share)
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed_of(config.seed, epoch)))
+    parts = order[: steps_per_epoch(split, config) * whole * config.accumulate].split(whole)
+    if split.images is None:
+        yield from _photo_batches(split, config, size, epoch, [part[mine] for part in parts], device)
+        return
+    images = split.images.to(device)
+    for number, part in enumerate(parts):
+        g = torch.Generator().manual_seed(seed_of(config.seed, epoch, number))
+        boxes, flips = views.draw_train_views(whole, images.shape[-2], images.shape[-1], config, g)
+        index = part[mine]
+        view = views.crop_and_resize(images[index.to(device)], boxes[mine], size, flips[mine]) / 255
+        yield view, split.labels[index].to(device)
+
+
+def evaluation_batches(split: Split, config: Config, size: int, device: torch.device, ensembling: bool, rank: int = 0,
+                 processes: int = 1) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Yield (views, index) for this process's share of a split in order: one centre view or five crops, each float
+    (b, 3, size, size), and the images' places ``index`` (b,) in the split."""
+    index = torch.arange(rank, len(split), processes)
+    chunks = list(index.split(500 if split.images is not None and size < 100 else 64))
+    crops = views.five_crops if ensembling else lambda *args: (views.centre_view(*args),)
+    if split.images is not None:
+        for chunk in chunks:
+            yield crops(split.images[chunk].to(device), size, config), chunk
+        return
+    loader = DataLoader(_Photos(split, lambda image: torch.stack(crops(image, size, config))), batch_sampler=_lists(chunks),
+                        num_workers=config.workers)
+    for stack, chunk in zip(_clear_errors(loader), chunks, strict=True):
+        yield stack[0].to(device).unbind(1), chunk
+
+
+def _photo_batches(split: Split, config: Config, size: int, epoch: int, batches: list[Tensor],
+                   device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    photos = _Photos(split, views.photo_train_view(size, config), (config.seed, epoch))
+    loader = DataLoader(photos, batch_sampler=_lists(batches), num_workers=config.workers, pin_memory=device.type == "cuda")
+    for images, labels in _clear_errors(loader):
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _lists(batches: list[Tensor]) -> list[list[int]]:
+    return [batch.tolist() for batch in batches]
+
+
+def _clear_errors(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """A worker process wraps the error in its traceback; give the user its one line."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from None
+
+
+class _Photos(Dataset[tuple[Tensor, Tensor]]):
+    """Decoded files through ``view``; with ``seed`` the view's randomness depends on (seed, place) alone."""
+
+    def __init__(self, split: Split, view: object, seed: tuple[int, int] | None = None) -> None:
+        assert split.paths is not None
+        self.paths, self.labels, self.view, self.seed = split.paths, split.labels, view, seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = decode(self.paths[index])
+        with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
+            if self.seed is not None:
+                torch.manual_seed(seed_of(*self.seed, int(index)))
+            return self.view(image), self.labels[index]  # type: ignore[operator]
+
+
+def decode(path: Path) -> Tensor:
+    """A file's pixels, uint8 (3, H, W). Raises ``UserError`` when the file is no whole image."""
+    try:
+        with Image.open(path) as image:
+            return v2.functional.pil_to_tensor(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is damaged or not an image ({str(error)[:80]}).") from None

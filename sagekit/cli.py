@@ -1,0 +1,225 @@
+"""The command line: a thin face over the library.
+
+Exit codes: 0 done, 1 a failure of ours (with its traceback), 2 a user's mistake (one line).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .runs import Run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="sagekit: fine-tune a CLIP on long-tailed data, and see what each part of the method does.")
+console = Console(highlight=False)
+
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")]
+RunsFolder = Annotated[Path, typer.Option("--runs", envvar="SAGEKIT_RUNS", help="Folder of the runs.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+MINI_NOTE = ("Mini-world numbers: a generated toy. What carries over to real data is the mechanism, not the percentage.")
+
+
+@app.command()
+def demo(
+    runs: RunsFolder = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Seed of the three runs.")] = 0,
+    headless: Annotated[bool, typer.Option("--headless", help="Only print the table; open nothing.")] = False,
+    sets: Sets = None,
+) -> None:
+    """Train zero-shot, LIFT and Sage on the embedded mini world and print head / medium / tail."""
+    from . import Config, load_backbone, load_data, train
+    from .config import parse_assignments
+
+    changes = parse_assignments(sets or [])
+    configs = [Config.preset("mini", method, **{**changes, "seed": seed} | ({"epochs": 0} if method == "zero-shot" else {}))
+               for method in ("zero-shot", "lift", "sage")]
+    data, backbone = load_data(configs[-1]), load_backbone(configs[-1])
+    finished = [train(config, runs / f"demo-{config.method}-{seed}", resume=True, data=data, backbone=backbone)
+                for config in configs]
+    _print_runs(finished, "single", "own")
+    if not headless:
+        console.print(f"Runs are in {runs}/; `sagekit compare {finished[1].path} {finished[2].path}` tests the difference.")
+
+
+@app.command()
+def train(
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: RUNS/PRESET-METHOD-SEED.")] = None,
+    preset: Annotated[str, typer.Option(help="See `sagekit presets`.")] = "mini",
+    method: Annotated[str, typer.Option(help="zero-shot, classifier, lift or sage.")] = "sage",
+    seed: Annotated[int, typer.Option(help="Random start, order and views.")] = 0,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Local weight file of the backbone.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    runs: RunsFolder = Path("runs"),
+    sets: Sets = None,
+) -> None:
+    """Train one run and measure it. `accelerate launch -m sagekit train ...` uses many devices."""
+    from . import Config
+    from . import train as train_run
+    from .config import parse_assignments
+
+    named = {"data_root": data_root, "weights": weights, "device": device}
+    changes = {**parse_assignments(sets or []), "seed": seed} | {k: v for k, v in named.items() if v is not None}
+    config = Config.preset(preset, method, **changes)
+    run = train_run(config, out or runs / f"{preset}-{method}-{seed}", resume=resume)
+    if _is_main_process():
+        _print_runs([run], "single", "own")
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    ensembling: Annotated[bool, typer.Option("--ensembling", help="Also average five crops.")] = False,
+    folded: Annotated[bool, typer.Option("--folded", help="Use the folded adapters that `sagekit fold` wrote.")] = False,
+    sets: Sets = None,
+) -> None:
+    """Measure a finished run again, on this machine's data."""
+    from . import Run
+    from . import evaluate as evaluate_run
+    from .config import parse_assignments
+
+    opened = Run(run)
+    evaluate_run(opened, ensembling=ensembling or None, folded=folded, **parse_assignments(sets or []))
+    if _is_main_process():
+        for view in opened.metrics["results"]:
+            _print_runs([opened], view, "own")
+
+
+@app.command()
+def compare(
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders; default: all runs.")] = None,
+    runs: RunsFolder = Path("runs"),
+    groups: Annotated[str, typer.Option(help="own: by the data's counts; beta100: LIFT's CIFAR groups.")] = "own",
+    view: Annotated[str, typer.Option(help="single or five_crops.")] = "single",
+) -> None:
+    """Compare runs by head / medium / tail, and each with the first on the same images."""
+    from .compare import check_comparable, differences
+    from .runs import Run, find_runs
+
+    chosen = [Run(path) for path in paths] if paths else [run for run in find_runs(runs) if run.finished]
+    if not chosen:
+        raise UserError(f"there are no finished runs in {runs}; `sagekit demo` makes three.")
+    check_comparable(chosen)
+    _print_runs(chosen, view, groups)
+    for other in chosen[1:]:
+        _print_differences(chosen[0], other, differences(chosen[0], other, view, groups))
+    if len(chosen) > 2:
+        console.print(f"{4 * (len(chosen) - 1)} comparisons: about one in twenty has p < 0.05 by chance alone.")
+
+
+@app.command()
+def fold(run: RunPath) -> None:
+    """Write a Sage run's exact small form (finding 4): the same outputs, a fraction of the parameters."""
+    from .fold import fold_run
+
+    result = fold_run(run)
+    console.print(f"{run / 'folded.safetensors'}: {result.before:,} adapter parameters folded to {result.after:,}; largest "
+                  f"difference of a logit on {result.images} test images: {result.difference:.1e}.")
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Weight file; its card goes beside it.")] = Path("mini.safetensors"),
+    steps: Annotated[int, typer.Option(min=1, help="Batches of 256 images.")] = 9000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a pretraining that was stopped.")] = False,
+) -> None:
+    """Pretrain a mini CLIP on captions of the mini world (use it with --weights)."""
+    from .pretrain import pretrain as pretrain_mini
+
+    card = pretrain_mini(out, steps, seed, resume)
+    console.print(f"{out}: zero-shot {100 * float(str(card['zero_shot_pretraining_domain'])):.1f} % on its own domain "
+                  f"({card['zero_shot_images']} images of the mini world), {card['seconds']} s.")
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show every setting of one preset.")] = None,
+    method: Annotated[str, typer.Option()] = "sage",
+) -> None:
+    """List the presets, or all settings of one."""
+    from .config import PRESETS, Config
+
+    if name is not None:
+        config = Config.preset(name, method)
+        for key, value in config.model_dump(mode="json").items():
+            about = Config.model_fields[key].description or ""
+            console.print(f"{key} = {value}" + (f"   # {about}" if about else ""), markup=False)
+        return
+    keys = ("dataset", "backbone", "epochs", "lr", "alpha", "mu", "gamma", "lambda_1", "lambda_2", "lambda_3")
+    grid = Table("preset", *keys)
+    for preset in PRESETS:
+        config = Config.preset(preset)
+        grid.add_row(preset, *(str(getattr(config, key)) for key in keys))
+    console.print(grid)
+
+
+def _is_main_process() -> bool:
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def _print_runs(runs: list[Run], view: str, definition: str) -> None:
+    from .compare import table
+    from .longtail import DEFINITIONS
+    from .metrics import group_names
+
+    frame = table(runs, view, definition)
+    metrics = runs[0].metrics
+    shown = {"single": "single view", "five_crops": "five crops averaged"}[view]
+    grid = Table("run", "method", *(f"{g} %" for g in group_names()), "trained", "seconds", title=(
+        f"{metrics['data']}, {metrics['test_images']} test images, {shown}; {DEFINITIONS[definition]}"), title_justify="left")
+    for row in frame.to_dict("records"):
+        grid.add_row(row["run"], row["method"], *(_cell(row, g) for g in group_names()), f"{row['parameters']:,}",
+                     f"{row['seconds']:.0f}")
+    console.print(grid)
+    console.print("Top-1 with its 95 % bootstrap interval over test images.")
+    if metrics["mini_world"]:
+        console.print(MINI_NOTE)
+
+
+def _cell(row: Mapping[Any, Any], group: str) -> str:
+    return "-" if row[group] != row[group] else f"{row[group]:.1f} [{row[group + '_low']:.1f}, {row[group + '_high']:.1f}]"
+
+
+def _print_differences(base: Run, other: Run, frame: pd.DataFrame) -> None:
+    grid = Table("group", "difference (points)", "95 % interval", "p", "images", title=f"{other.name} minus {base.name}, "
+                 "paired on the same images", title_justify="left")
+    for row in frame.to_dict("records"):
+        grid.add_row(row["group"], f"{row['difference']:+.1f}", f"[{row['low']:+.1f}, {row['high']:+.1f}]", f"{row['p']:.3f}",
+                     str(row["images"]))
+    console.print(grid)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except UserError as error:
+        _stop(str(error))
+    except click.ClickException as error:
+        _stop(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        print("sagekit: stopped; the same command with --resume continues.", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _stop(message: str) -> None:
+    print(f"sagekit: {message}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,187 @@
+"""Every setting of a run in one frozen model, with its default and where the default comes from.
+
+``Config.preset(name, method)`` combines three layers: the field defaults below (the choices that the paper leaves open,
+named in README "Open choices"), the data set's row of Table 8, and the method's switches. Nothing else holds a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UserError, nearest
+from .paper import TABLE_8
+
+Method = Literal["zero-shot", "classifier", "lift", "sage"]
+
+
+class Config(BaseModel):
+    """One run, completely. Unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # --- what is trained ---
+    preset_name: str = Field("mini", description="the preset that this configuration started from")
+    method: Method = Field("sage", description="label of the method; sets the switches of METHODS")
+    adapter: Literal["none", "adaptformer", "sg"] = Field("sg", description="module in every block: Eq 5-6 or Eq 7-9")
+    bottleneck: int | None = Field(None, ge=1, description="r; empty: 2^max(0, floor(log2(C / 2L))) (finding 6)")
+    alpha: float = Field(0.1, ge=0, le=1, description="weight of the ReLU branch, Eq 8 (Table 8)")
+    gate: Literal["projection", "vector", "text"] = Field("projection", description="W_proj, a plain vector, or none")
+    gate_init: Literal["zero", "identity", "kaiming"] = Field("zero", description="W_proj at the start; open choice")
+    guidance_grad: bool = Field(True, description="gradient flows through w_bar into W; open choice")
+    templates: Literal[1, 60] = Field(60, description="prompt templates that W starts from ('Init' in Table 5)")
+    logit_scale: float = Field(25.0, gt=0, description="of the cosine classifier (LIFT)")
+    fit: bool = Field(True, description="feature interchange, Eq 23-24")
+    fit_init: float = Field(0.5, description="s_1 and s_2 at the start; open choice")
+
+    # --- loss ---
+    loss: Literal["ce", "la", "cf"] = Field("cf", description="cross entropy, Eq 1, or Eq 22")
+    tau: float = Field(1.0, ge=0, description="of loss 'la'; 1 in the paper")
+    gamma: float = Field(0.05, ge=0, le=1, description="Eq 21 (Table 8)")
+    mu: float = Field(0.5, gt=0, description="Eq 21 (Table 8); cancels in Eq 22")
+    lambda_1: float = Field(0.015, ge=0, le=100, description="weight of l(z^v), Eq 24 (Table 8)")
+    lambda_2: float = Field(0.015, ge=0, le=100, description="weight of l(z^t), Eq 24 (Table 8)")
+    lambda_3: float = Field(0.4, ge=0, le=100, description="weight of l(z^), Eq 24 (Table 8)")
+
+    # --- data ---
+    dataset: Literal["world", "cifar100", "list", "folder"] = Field("world", description="where images come from")
+    data_root: Path = Field(Path("data"), description="folder of the data set; for lists, what paths are relative to")
+    train_list: str = Field("", description="image list 'path label' a line, relative to data_root (dataset=list)")
+    test_list: str = Field("", description="likewise, for the balanced test set")
+    imbalance_ratio: float | None = Field(100.0, ge=1, description="beta; empty: the data's own counts (folder)")
+    largest_class: int = Field(500, ge=1, description="n_1, for data that the kit makes long-tailed")
+    test_per_class: int = Field(50, ge=1, description="test images a class (dataset=world)")
+    mismatch: bool = Field(True, description="rare classes show only some colours in training (dataset=world)")
+    data_seed: int = Field(0, ge=0, description="which images are drawn; the run's seed does not change the data")
+    test_share: float = Field(0.2, gt=0, lt=1, description="of a folder without a test/ split, kept for the test")
+
+    # --- foundation model ---
+    backbone: str = Field("mini", description="'mini' or an open_clip ViT such as ViT-B-16-quickgelu")
+    pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai; 'random': none (benchmarks)")
+    weights: Path | None = Field(None, description="local weight file instead of the tag (safetensors or state dict)")
+
+    # --- views ---
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of RandomResizedCrop (LIFT)")
+    flip: bool = Field(True, description="horizontal flip with probability 1/2 (LIFT)")
+    test_resize: int = Field(256, ge=8, description="pixels; then a centre crop of the model's image size (LIFT)")
+    ensemble_margin: int = Field(24, ge=1, description="five crops out of image size + this many pixels (LIFT)")
+    ensembling: bool = Field(False, description="also measure with five crops averaged (finding 10)")
+
+    # --- optimisation (section 4.2; weight decay and schedule from LIFT) ---
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(128, ge=1, description="images a step, over all devices and accumulated parts")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is split into")
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", pattern="^(auto|cpu|cuda|mps)$")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPU, fp32 elsewhere")
+    workers: int = Field(2, ge=0, description="processes that decode images (lists and folders)")
+
+    @classmethod
+    def preset(cls, name: str, method: str = "sage", **changes: Any) -> Config:
+        """The paper's settings for data set ``name`` (see ``PRESETS``), with ``changes`` on top.
+
+        Raises ``UserError`` for an unknown preset, method or key, or a value of the wrong type or range.
+        """
+        if name not in PRESETS:
+            raise UserError(f"there is no preset '{name}'.{nearest(name, PRESETS)} `sagekit presets` lists them.")
+        if method not in METHODS:
+            raise UserError(f"there is no method '{method}'.{nearest(method, METHODS)} Methods: {', '.join(METHODS)}.")
+        return cls.checked({**PRESETS[name], **METHODS[method], "preset_name": name, "method": method, **changes})
+
+    def changed(self, **changes: Any) -> Config:
+        """A copy with some settings changed; validated like ``preset``."""
+        return self.checked({**self.model_dump(), **changes})
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Config:
+        """Validate; a mistake becomes one line that names the key and, for an unknown one, the nearest."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                raise UserError(f"there is no setting '{key}'.{nearest(key, cls.model_fields)}") from None
+            raise UserError(f"setting '{key}': {first['msg'].lower()}, but it is {first['input']!r}.") from None
+
+    def to_yaml(self) -> str:
+        """Every setting as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Config:
+        """Read what ``to_yaml`` wrote. Raises ``UserError`` for a missing or damaged file."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"no configuration at {path}.") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML ({str(error).splitlines()[0]}).") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is not a list of 'key: value' settings.")
+        return cls.checked(values)
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """``["lr=0.02", "fit=false"]`` to a dictionary; values are read as YAML (numbers, true, lists)."""
+    result: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set takes key=value, not '{text}'.")
+        try:
+            result[key.strip()] = _number(yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise UserError(f"--set {key}: '{value}' cannot be read as a value.") from None
+    return result
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 (no dot) as text; people mean the number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "zero-shot": {"adapter": "none", "templates": 60, "loss": "la", "fit": False, "epochs": 0},
+    "classifier": {"adapter": "none", "templates": 1, "loss": "la", "fit": False},
+    "lift": {"adapter": "adaptformer", "templates": 1, "loss": "la", "fit": False},
+    "sage": {"adapter": "sg", "templates": 60, "loss": "cf", "fit": True},
+}
+
+_REAL: dict[str, Any] = {"backbone": "ViT-B-16-quickgelu", "pretrained": "openai"}
+
+
+def _lists(name: str) -> dict[str, Any]:
+    return {"dataset": "list", "train_list": f"{name}_train.txt", "test_list": f"{name}_test.txt",
+            "imbalance_ratio": None, **_REAL}
+
+
+_DATA: dict[str, dict[str, Any]] = {
+    **{f"cifar100-lt-{beta}": {"dataset": "cifar100", "imbalance_ratio": float(beta), **_REAL} for beta in (100, 50, 10)},
+    "places-lt": _lists("Places_LT"),
+    "imagenet-lt": _lists("ImageNet_LT"),
+    "inat2018": _lists("iNaturalist18"),
+}
+
+# The mini world's optimisation was searched on LIFT alone (docs/mini-world.md); Sage's own settings are those that
+# Table 8 gives for CIFAR-100-LT at beta = 100.
+_MINI: dict[str, Any] = {
+    "dataset": "world", "backbone": "mini", "bottleneck": 8, "epochs": 8, "batch_size": 64, "lr": 0.1,
+    "crop_scale": (0.6, 1.0), "test_resize": 48, "ensemble_margin": 6,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mini": _MINI,
+    **{name: {**_DATA[name], **vars(row)} for name, row in TABLE_8.items()},
+}

@@ -1,0 +1,130 @@
+"""Measuring a model: test-set logits by view, the measures of ``metrics``, and the record of a run.
+
+A "view" is how a test image is shown: ``single`` (resize, centre crop) or ``five_crops`` (the logits of five crops
+averaged, finding 10). Every number says which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from .backbone import Backbone
+from .batches import evaluation_batches
+from .config import Config
+from .datasets import DataSet, Split, load_data
+from .errors import UserError
+from .metrics import measure
+from .model import Model, build_model
+from .progress import bar
+from .runs import Predictions, Run
+
+
+def accelerator_for(config: Config) -> Accelerator:
+    """Accelerate's view of the devices; raises ``UserError`` when ``config.device`` is not on this machine."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(config.device, True):
+        raise UserError(f"there is no {config.device} device on this machine; use --set device=auto or cpu.")
+    return Accelerator(cpu=config.device == "cpu", step_scheduler_with_optimizer=False)
+
+
+def autocast(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bf16 for products when ``config.precision`` asks for it (auto: on a GPU); trained weights stay float32."""
+    use = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if use else contextlib.nullcontext()
+
+
+@torch.no_grad()
+def predict(model: Model, split: Split, config: Config, accelerator: Accelerator, ensembling: bool = False,
+            show: bool = True) -> Predictions:
+    """Logits of every image of ``split``, in order; with several processes each computes a share.
+
+    Five crops are averaged logit by logit, z, z_v and z_t alike.
+    """
+    device, processes = accelerator.device, accelerator.num_processes
+    batches = evaluation_batches(split, config, model.backbone.image_size, device, ensembling, accelerator.process_index, processes)
+    model.eval()
+    parts = []
+    progress = bar(total=len(split), what="test, five crops" if ensembling else "test",
+                   show=show and accelerator.is_main_process)
+    for crops, index in batches:
+        with autocast(config, device):
+            logits = [model(crop) for crop in crops]
+        mean = [torch.stack(z).float().mean(0).cpu().numpy() if z[0] is not None else None for z in zip(*logits, strict=True)]
+        parts.append((index.numpy(), mean[:3]))
+        progress.update(len(index) * processes)
+    progress.close()
+    parts = gather_object(parts)
+    order = np.argsort(np.concatenate([index for index, _ in parts]))
+
+    def joined(k: int) -> np.ndarray:
+        return np.concatenate([zs[k] for _, zs in parts])[order]
+
+    z_v, z_t = (joined(1), joined(2)) if model.fit else (None, None)
+    scalars = (float(model.s_v), float(model.s_t)) if model.fit else (0.0, 0.0)
+    return Predictions(split.labels.numpy(), joined(0), z_v, z_t, *scalars)
+
+
+def record(run: Run, model: Model, data: DataSet, config: Config, accelerator: Accelerator, ensembling: bool,
+           show: bool = True) -> None:
+    """Predict the test set, measure, and write ``predictions.npz`` and ``metrics.json``."""
+    views = {"single": predict(model, data.test, config, accelerator, False, show)}
+    if ensembling:
+        views["five_crops"] = predict(model, data.test, config, accelerator, True, show)
+    if accelerator.is_main_process:
+        history = run.history
+        run.write_predictions(views)
+        run.write_metrics({
+            "data": data.name,
+            "mini_world": config.dataset == "world",
+            "test_images": len(data.test),
+            "class_names": data.class_names,
+            "class_counts": data.class_counts.tolist(),
+            "group_counts": {name: counts.tolist() for name, counts in data.group_counts.items()},
+            "trainable_parameters": parameters(model, config),
+            "train_seconds": float(history["seconds"].sum()) if len(history) else 0.0,
+            "results": {view: measure(p.logits, p.labels, data.group_counts) for view, p in views.items()},
+        })
+    accelerator.wait_for_everyone()
+
+
+def parameters(model: Model, config: Config) -> dict[str, int]:
+    """How many parameters were trained: adapters, classifier rows, FIT scalars."""
+    if config.method == "zero-shot":
+        return {"adapters": 0, "classifier": 0, "fit": 0}
+    adapters = 0 if model.adapters is None else sum(p.numel() for p in model.adapters.parameters())
+    return {"adapters": adapters, "classifier": model.classifier.numel(), "fit": 2 if model.fit else 0}
+
+
+def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False) -> Model:
+    """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote."""
+    model = build_model(run.config, class_names, backbone)
+    if run.config.method == "zero-shot":
+        return model
+    file = "folded.safetensors" if folded else "weights.safetensors"
+    run.check_fits(model.backbone.name, class_names, file)
+    if folded:
+        model.fold()
+    model.load_trained(run.weights(file), str(run.path / file))
+    return model
+
+
+def evaluate(run: Run | str, ensembling: bool | None = None, folded: bool = False, show: bool = True,
+             **changes: Any) -> dict[str, Any]:
+    """Measure a trained run again and write its predictions and metrics; returns the metrics.
+
+    ``ensembling`` adds five crops (default: as the run was configured); ``changes`` are settings of this machine
+    (device, workers, data_root, ...). Raises ``UserError`` when the run's weights do not fit.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    config = run.config.changed(**changes) if changes else run.config
+    data = load_data(config)
+    accelerator = accelerator_for(config)
+    model = load_model(run, data.class_names, folded=folded).to(accelerator.device)
+    record(run, model, data, config, accelerator, config.ensembling if ensembling is None else ensembling, show)
+    return run.metrics

@@ -1,0 +1,86 @@
+"""The views of an image: what the model sees in training and in the test.
+
+Training: RandomResizedCrop and horizontal flip. Test: resize, centre crop. Five-crop ensembling: resize to a little
+more than the crop, take the corners and the centre, and average the five crops' logits (finding 10).
+Sets that fit in memory are cropped and flipped in one batched call where they live; photographs use torchvision.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+from .config import Config
+
+
+def draw_boxes(n: int, height: int, width: int, scale: tuple[float, float], g: torch.Generator) -> Tensor:
+    """Crop boxes float (n, 4) as (top, left, height, width) in pixels, distributed as torchvision's RandomResizedCrop.
+
+    Area uniform in ``scale`` times the image, log-uniform aspect ratio in 3/4..4/3; ten tries, then the centre.
+    """
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * torch.rand(n, 10, generator=g))
+    ratio = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * torch.rand(n, 10, generator=g))
+    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.int().argmax(1, keepdim=True)
+    w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
+    side = float(min(height, width))
+    any_fits = fits.any(1)
+    w, h = torch.where(any_fits, w, side), torch.where(any_fits, h, side)
+    where = torch.rand(n, 2, generator=g)
+    top = torch.where(any_fits, (where[:, 0] * (height - h + 1)).floor(), ((height - h) / 2).floor())
+    left = torch.where(any_fits, (where[:, 1] * (width - w + 1)).floor(), ((width - w) / 2).floor())
+    return torch.stack([top, left, h, w], 1)
+
+
+def crop_and_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
+    """Cut ``boxes`` (B, 4) out of ``images`` (B, 3, H, W), resize to ``size`` and mirror the rows of bool ``flip`` (B,).
+
+    Bilinear with the crop's edge repeated; no antialiasing, so it is for enlarging. Returns float
+    (B, 3, size, size) in the range of ``images``.
+    """
+    height, width = images.shape[-2:]
+    top, left, h, w = (part.view(-1, 1) for part in boxes.to(images.device).T)
+    steps = (torch.arange(size, device=images.device) + 0.5) / size
+    x_steps = torch.where(flip.to(images.device).view(-1, 1), 1 - steps, steps)
+    y = (top + steps * h).clamp(min=top + 0.5, max=top + h - 0.5)
+    x = (left + x_steps * w).clamp(min=left + 0.5, max=left + w - 0.5)
+    grid = torch.stack([
+        (2 * x / width - 1).unsqueeze(1).expand(-1, size, -1),
+        (2 * y / height - 1).unsqueeze(2).expand(-1, -1, size),
+    ], -1)
+    return F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
+
+
+def draw_train_views(n: int, height: int, width: int, config: Config, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The random choices for n images: boxes (n, 4) and flips bool (n,). ``g`` decides everything."""
+    boxes = draw_boxes(n, height, width, config.crop_scale, g)
+    return boxes, (torch.rand(n, generator=g) < 0.5) & torch.tensor(config.flip)
+
+
+def centre_view(images: Tensor, size: int, config: Config) -> Tensor:
+    """Resize the shorter side to ``config.test_resize`` and cut the centre: float (B, 3, size, size) in 0..1."""
+    return v2.functional.center_crop(_resize(images, config.test_resize), [size, size])
+
+
+def five_crops(images: Tensor, size: int, config: Config) -> tuple[Tensor, ...]:
+    """Corners and centre of the image resized to ``size + config.ensemble_margin``; five of (B, 3, size, size)."""
+    return v2.functional.five_crop(_resize(images, size + config.ensemble_margin), [size, size])
+
+
+def _resize(images: Tensor, side: int) -> Tensor:
+    pixels = images.float() / 255
+    if min(images.shape[-2:]) == side:
+        return pixels
+    return v2.functional.resize(pixels, [side], antialias=True).clamp(0, 1)
+
+
+def photo_train_view(size: int, config: Config) -> v2.Compose:
+    """The same random view for one decoded photograph of any size, by torchvision."""
+    flips = [v2.RandomHorizontalFlip()] if config.flip else []
+    return v2.Compose([v2.RandomResizedCrop(size, scale=config.crop_scale, antialias=True), *flips,
+                       v2.ToDtype(torch.float32, scale=True)])
