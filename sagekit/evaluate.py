@@ -47,7 +47,8 @@ def predict(model: Model, split: Split, config: Config, accelerator: Accelerator
     Five crops are averaged logit by logit, z, z_v and z_t alike.
     """
     device, processes = accelerator.device, accelerator.num_processes
-    batches = evaluation_batches(split, config, model.backbone.image_size, device, ensembling, accelerator.process_index, processes)
+    batches = evaluation_batches(split, config, model.backbone.image_size, device, ensembling,
+                                 accelerator.process_index, processes)
     model.eval()
     parts = []
     progress = bar(total=len(split), what="test, five crops" if ensembling else "test",

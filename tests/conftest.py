@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import sagekit as sk
+
+SMALL = {"largest_class": 30, "imbalance_ratio": 10.0, "test_per_class": 4, "epochs": 1, "batch_size": 64}
+
+
+def small(method: str = "sage", **changes: object) -> sk.Config:
+    """The mini preset on a data set of about 600 images, one epoch."""
+    epochs = {"epochs": 0} if method == "zero-shot" else {}
+    return sk.Config.preset("mini", method, **{**SMALL, **epochs, **changes})
+
+
+@pytest.fixture(scope="session")
+def backbone() -> sk.Backbone:
+    return sk.load_backbone(small())
+
+
+@pytest.fixture(scope="session")
+def data() -> sk.DataSet:
+    return sk.load_data(small())
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, backbone: sk.Backbone, data: sk.DataSet) -> dict[str, sk.Run]:
+    """One finished small run of each method."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {method: sk.train(small(method), folder / method, data=data, backbone=backbone, show=False)
+            for method in ("zero-shot", "classifier", "lift", "sage")}
+
+
+def shaken(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """The module in float64 with every parameter moved, so that nothing is at its special initial value."""
+    module.double()
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            if p.requires_grad:
+                p.add_(0.3 * torch.randn(p.shape, generator=g, dtype=torch.float64))
+    return module
+
+
+def write_images(folder: Path, count: int, size: int = 40, seed: int = 0) -> list[Path]:
+    """A few small random JPEG photographs."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    paths = []
+    for i in range(count):
+        path = folder / f"{i}.jpg"
+        Image.fromarray(rng.integers(0, 255, (size, size + 8, 3), dtype=np.uint8)).save(path)
+        paths.append(path)
+    return paths

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from conftest import small, write_images
+
+from sagekit import UserError
+from sagekit.batches import decode, evaluation_batches, steps_per_epoch, train_batches
+from sagekit.datasets import Split
+
+CPU = torch.device("cpu")
+
+
+def test_an_epoch_depends_on_seed_and_epoch_alone(data):
+    first, again, later = ([x for x, _ in train_batches(data.train, small(), 48, epoch, CPU)] for epoch in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], later[0])
+
+
+def test_every_step_is_full(data):
+    batches = list(train_batches(data.train, small(), 48, 0, CPU))
+    assert len(batches) == steps_per_epoch(data.train, small()) == len(data.train) // 64
+    assert all(x.shape == (64, 3, 48, 48) and x.min() >= 0 and x.max() <= 1 for x, _ in batches)
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, {}])
+def test_processes_share_the_batch_of_one_process(data, changes):
+    config = small(**changes)
+    whole = [torch.cat([x, y.view(-1, 1, 1, 1).expand(-1, 1, 48, 48)], 1)
+             for x, y in train_batches(data.train, config, 48, 0, CPU)]
+    shares = [[torch.cat([x, y.view(-1, 1, 1, 1).expand(-1, 1, 48, 48)], 1)
+               for x, y in train_batches(data.train, config, 48, 0, CPU, rank, 2)] for rank in (0, 1)]
+    for one, a, b in zip(whole, *shares, strict=True):
+        assert torch.equal(one, torch.cat([a, b]))
+
+
+def test_evaluation_covers_every_image_once(data):
+    seen = torch.cat([i for rank in range(3) for _, i in evaluation_batches(data.test, small(), 48, CPU, False, rank, 3)])
+    assert seen.sort().values.tolist() == list(range(len(data.test)))
+
+
+def test_five_crops_come_as_five(data):
+    crops, index = next(evaluation_batches(data.test, small(), 48, CPU, True))
+    assert len(crops) == 5
+    assert len(crops[0]) == len(index)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return Split(torch.arange(6) % 2, paths=write_images(tmp_path, 6))
+
+
+def test_photos_do_not_depend_on_the_number_of_workers(photos):
+    one, two = ([x for x, _ in train_batches(photos, small(batch_size=2, workers=w), 48, 0, CPU)] for w in (0, 2))
+    assert len(one) == 3
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_photos_are_shown_in_five_crops(photos):
+    crops, index = next(evaluation_batches(photos, small(workers=0), 48, CPU, True))
+    assert [tuple(c.shape) for c in crops] == [(6, 3, 48, 48)] * 5
+    assert index.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_photo_is_one_line(photos, workers):
+    photos.paths[3].write_bytes(photos.paths[3].read_bytes()[:200])
+    with pytest.raises(UserError, match=r"^[^\n]*3\.jpg is damaged or not an image[^\n]*$"):
+        list(train_batches(photos, small(batch_size=2, workers=workers), 48, 0, CPU))
+
+
+def test_a_text_file_is_no_image(tmp_path):
+    (tmp_path / "a.jpg").write_text("hello")
+    with pytest.raises(UserError, match="damaged or not an image"):
+        decode(tmp_path / "a.jpg")

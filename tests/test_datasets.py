@@ -1,0 +1,206 @@
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import small, write_images
+
+from sagekit import Config, UserError, load_data
+
+# --- the world ---
+
+
+def test_world_is_long_tailed_and_tested_balanced():
+    data = load_data(Config.preset("mini"))
+    assert (data.class_counts.max(), data.class_counts.min()) == (500, 5)
+    assert np.bincount(data.test.labels).tolist() == [50] * 48
+    assert np.array_equal(np.bincount(data.train.labels), data.class_counts)
+    assert data.train.masks.shape == (len(data.train), 48, 48)
+
+
+def test_world_does_not_change_with_the_seed_of_a_run(data):
+    assert torch.equal(load_data(small(seed=5)).train.images, data.train.images)
+    assert not torch.equal(load_data(small(data_seed=5)).train.images[:50], data.train.images[:50])
+
+
+def test_world_groups_by_both_definitions():
+    data = load_data(small(largest_class=500, imbalance_ratio=10, test_per_class=1))
+    assert data.group_counts["own"].min() == 50
+    assert data.group_counts["beta100"].min() == 5
+
+
+def test_a_world_class_without_images():
+    with pytest.raises(UserError, match="leaves classes without images"):
+        load_data(small(largest_class=5, imbalance_ratio=100))
+
+
+def test_batch_larger_than_the_set():
+    with pytest.raises(UserError, match="batch_size is 100000"):
+        load_data(small(batch_size=100000))
+
+
+# --- CIFAR-100 ---
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """A folder in CIFAR-100's format with 20 + 2 images a class, and the checksums that torchvision wants."""
+    from torchvision.datasets import CIFAR100
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    sums = {}
+    for name, per_class in (("train", 20), ("test", 2)):
+        labels = np.tile(np.arange(100), per_class).tolist()
+        content = {"data": rng.integers(0, 255, (len(labels), 3072), dtype=np.uint8), "fine_labels": labels}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"thing_{i}" for i in range(100)]}))
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
+    return tmp_path
+
+
+def test_cifar_is_read_and_made_long_tailed(cifar):
+    data = load_data(Config.preset("cifar100-lt-10", data_root=cifar))
+    assert data.class_counts[0] == 20
+    assert data.class_counts[-1] == 2
+    assert data.class_names[7] == "thing 7"
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    assert len(data.test) == 200
+    assert data.group_counts["beta100"][-1] == 0  # 20 / 100, rounded down: only a definition of groups
+
+
+def test_cifar_that_is_missing_says_so(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR100
+
+    monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/none.tar.gz")
+    with pytest.raises(UserError, match=r"CIFAR-100 is not under .* could not be downloaded .*--data-root"):
+        load_data(Config.preset("cifar100-lt-100", data_root=tmp_path))
+
+
+# --- image lists ---
+
+
+@pytest.fixture
+def places(tmp_path):
+    """A small data set in the format of the community's lists."""
+    lines = {"train": [], "test": []}
+    for label, (folder, train) in enumerate({"a/airfield": 3, "b/barn/indoor": 2, "b/barn/outdoor": 1}.items()):
+        for split, count in (("train", train), ("test", 1)):
+            for path in write_images(tmp_path / split / folder, count, seed=label):
+                lines[split].append(f"{path.relative_to(tmp_path)} {label}")
+    for split in lines:
+        (tmp_path / f"Places_LT_{split}.txt").write_text("\n".join(lines[split]) + "\n")
+    return tmp_path
+
+
+def places_config(root, **changes):
+    return Config.preset("places-lt", data_root=root, batch_size=2, **changes)
+
+
+def test_lists_are_read(places):
+    data = load_data(places_config(places))
+    assert data.class_counts.tolist() == [3, 2, 1]
+    assert data.class_names == ["airfield", "barn indoor", "barn outdoor"]
+    assert len(data.test) == 3
+
+
+def test_classnames_txt_names_the_classes(places):
+    (places / "classnames.txt").write_text("airfield an airfield\nbarn/indoor inside a barn\nbarn/outdoor a barn\n")
+    assert load_data(places_config(places)).class_names == ["an airfield", "inside a barn", "a barn"]
+
+
+def test_imagenet_names_come_from_open_clip(tmp_path):
+    wnids = [f"n{i:08d}" for i in range(1000)]
+    path = write_images(tmp_path / "one", 1)[0]
+    for split in ("train", "test"):
+        rows = []
+        for label, wnid in enumerate(wnids):
+            target = tmp_path / split / wnid
+            target.mkdir(parents=True)
+            (target / "x.jpg").symlink_to(path)
+            rows.append(f"{split}/{wnid}/x.jpg {label}")
+        (tmp_path / f"ImageNet_LT_{split}.txt").write_text("\n".join(rows))
+    names = load_data(Config.preset("imagenet-lt", data_root=tmp_path)).class_names
+    assert (names[0], names[1]) == ("tench", "goldfish")
+
+
+def test_numbered_folders_need_classnames_txt(tmp_path):
+    for split in ("train", "test"):
+        rows = [f"{write_images(tmp_path / split / str(c), 1)[0].relative_to(tmp_path)} {c}" for c in (10, 11)]
+        rows = [f"{row.rsplit(' ', 1)[0]} {i}" for i, row in enumerate(rows)]
+        (tmp_path / f"iNaturalist18_{split}.txt").write_text("\n".join(rows))
+    with pytest.raises(UserError, match=r"says no class name; write .*classnames.txt"):
+        load_data(Config.preset("inat2018", data_root=tmp_path, batch_size=1))
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("train/a/airfield/9.jpg 0", "there is no file"),
+    ("train/a/airfield/0.jpg x", "line 7.*is not 'path label'"),
+    ("train/a/airfield/0.jpg -1", "line 7.*is not 'path label'"),
+    ("train/a/airfield/0.jpg 5", "no image of class 3"),
+])
+def test_bad_list_lines(places, line, message):
+    with (places / "Places_LT_train.txt").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=message):
+        load_data(places_config(places))
+
+
+def test_missing_list_names_the_data_root(tmp_path):
+    with pytest.raises(UserError, match=r"no image list at .*Places_LT_train.txt.*--data-root"):
+        load_data(places_config(tmp_path))
+
+
+def test_empty_list(places):
+    (places / "Places_LT_test.txt").write_text("\n")
+    with pytest.raises(UserError, match="lists no images"):
+        load_data(places_config(places))
+
+
+# --- own folders ---
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for c, name in enumerate(["big_dog", "cat"]):
+        write_images(tmp_path / "mine" / name, 10, seed=c)
+    return tmp_path / "mine"
+
+
+def folder_config(root, **changes):
+    return Config.preset("folder", data_root=root, batch_size=2, **changes)
+
+
+def test_folder_is_split_and_named(folder):
+    data = load_data(folder_config(folder))
+    assert data.class_names == ["big dog", "cat"]
+    assert (data.class_counts.tolist(), len(data.test)) == ([8, 8], 4)
+    assert not set(data.train.paths) & set(data.test.paths)
+
+
+def test_folder_can_be_made_long_tailed(folder):
+    assert load_data(folder_config(folder, imbalance_ratio=4)).class_counts.tolist() == [8, 2]
+
+
+def test_folder_with_train_and_test(folder, tmp_path):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            write_images(tmp_path / "two" / split / name, 3)
+    data = load_data(folder_config(tmp_path / "two"))
+    assert (len(data.train), len(data.test)) == (6, 6)
+
+
+def test_class_folder_without_images(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="empty has no images"):
+        load_data(folder_config(folder))
+
+
+def test_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="no folder at"):
+        load_data(folder_config(tmp_path / "none"))

@@ -1,0 +1,58 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import sagekit as sk
+from sagekit import Run, UserError
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    return Run(shutil.copytree(runs["sage"].path, tmp_path / "copy"))
+
+
+def test_evaluating_again_gives_the_same_numbers(copy):
+    before = copy.metrics["results"]
+    assert sk.evaluate(copy, show=False)["results"] == before
+
+
+def test_five_crops_are_the_mean_of_five_logits(copy, data, backbone):
+    metrics = sk.evaluate(copy, ensembling=True, show=False)
+    assert metrics["results"].keys() == {"single", "five_crops"}
+    from sagekit.views import five_crops
+
+    model = sk.load_model(copy, data.class_names, backbone).eval()
+    with torch.no_grad():
+        mean = torch.stack([model(c).prediction for c in five_crops(data.test.images[:5], 48, copy.config)]).mean(0)
+    np.testing.assert_allclose(copy.predictions("five_crops").logits[:5], mean, atol=0.05)
+
+
+def test_predictions_keep_the_order_of_the_test_set(copy, data):
+    assert np.array_equal(copy.predictions().labels, data.test.labels)
+
+
+def test_missing_five_crops_say_how_to_get_them(runs):
+    with pytest.raises(UserError, match="--ensembling"):
+        runs["lift"].predictions("five_crops")
+
+
+def test_a_run_of_other_classes_is_refused(copy, monkeypatch, data):
+    from dataclasses import replace
+
+    other = replace(data, class_names=["round thing", *data.class_names[1:]])
+    with pytest.raises(UserError, match="knows class 0 as 'plain circle'"):
+        sk.load_model(copy, other.class_names)
+
+
+def test_folded_weights_that_are_missing(copy):
+    with pytest.raises(UserError, match=r"no weight file at .*folded"):
+        sk.evaluate(copy, folded=True, show=False)
+
+
+def test_parameters_are_counted(runs, backbone):
+    assert runs["sage"].metrics["trainable_parameters"] == {
+        "adapters": sum(p.numel() for n, p in runs["sage"].weights().items() if n.startswith("adapters")),
+        "classifier": 48 * 128, "fit": 2}
+    assert sum(runs["zero-shot"].metrics["trainable_parameters"].values()) == 0

@@ -1,0 +1,61 @@
+import errno
+import os
+
+import pytest
+import torch
+
+from sagekit import UserError
+from sagekit.files import load_tensors, save_tensors, sha256, write_atomic, write_text
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+
+    def broken(path):
+        path.write_text("half")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        write_atomic(tmp_path / "a.txt", broken)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"),
+                                   RuntimeError("PytorchStreamWriter failed: No space left on device")])
+def test_a_full_disk_is_one_line(tmp_path, error):
+    def full(path):
+        raise error
+
+    with pytest.raises(UserError, match="the disk is full: could not write"):
+        write_atomic(tmp_path / "a.txt", full)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_really_full_device_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="the disk is full"):
+        write_atomic(tmp_path / "a", lambda path: open("/dev/full", "w").write("x" * 100000))
+
+
+def test_tensors_survive(tmp_path):
+    tensors = {"a": torch.randn(3, 4).T, "b": torch.tensor(1.5)}
+    save_tensors(tmp_path / "t.safetensors", tensors, {"made": "here"})
+    back = load_tensors(tmp_path / "t.safetensors")
+    assert all(torch.equal(back[k], v) for k, v in tensors.items())
+
+
+def test_code_in_a_file_is_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "done"),))
+
+    torch.save({"a": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="holds more than tensors"):
+        load_tensors(tmp_path / "evil.pt")
+    assert not (tmp_path / "done").exists()
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
