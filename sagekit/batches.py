@@ -39,21 +39,21 @@ def train_batches(split: Split, config: Config, size: int, epoch: int, device: t
 
     A batch of ``config.batch_size`` is dealt evenly to ``processes`` and then to ``config.accumulate`` parts.
     """
-    whole = config.batch_size // config.accumulate  # images of one part, over all processes
-    share = whole // processes
-    mine = slice(rank * share, (rank + 1) * share)
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed_of(config.seed, epoch)))
-    parts = order[: steps_per_epoch(split, config) * whole * config.accumulate].split(whole)
+    batches = order[: steps_per_epoch(split, config) * config.batch_size].split(config.batch_size)
+    share = config.batch_size // (config.accumulate * processes)
+    mine = [slice(start, start + share) for start in range(rank * share, config.batch_size, processes * share)]
     if split.images is None:
-        yield from _photo_batches(split, config, size, epoch, [part[mine] for part in parts], device)
+        parts = [batch[part] for batch in batches for part in mine]
+        yield from _photo_batches(split, config, size, epoch, parts, device)
         return
     images = split.images.to(device)
-    for number, part in enumerate(parts):
-        g = torch.Generator().manual_seed(seed_of(config.seed, epoch, number))
-        boxes, flips = views.draw_train_views(whole, images.shape[-2], images.shape[-1], config, g)
-        index = part[mine]
-        view = views.crop_and_resize(images[index.to(device)], boxes[mine], size, flips[mine]) / 255
-        yield view, split.labels[index].to(device)
+    for step, batch in enumerate(batches):
+        g = torch.Generator().manual_seed(seed_of(config.seed, epoch, step))
+        boxes, flips = views.draw_train_views(config.batch_size, images.shape[-2], images.shape[-1], config, g)
+        for part in mine:
+            view = views.crop_and_resize(images[batch[part].to(device)], boxes[part], size, flips[part]) / 255
+            yield view, split.labels[batch[part]].to(device)
 
 
 def evaluation_batches(split: Split, config: Config, size: int, device: torch.device, ensembling: bool, rank: int = 0,

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -212,11 +211,13 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, standalone_mode=False)
     except UserError as error:
         _stop(str(error))
-    except click.ClickException as error:
-        _stop(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("sagekit: stopped; the same command with --resume continues.", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not a usage error of click, which newer typers bring inside them
+            raise
+        _stop(error.format_message())
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

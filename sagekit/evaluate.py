@@ -67,7 +67,7 @@ def predict(model: Model, split: Split, config: Config, accelerator: Accelerator
         return np.concatenate([zs[k] for _, zs in parts])[order]
 
     z_v, z_t = (joined(1), joined(2)) if model.fit else (None, None)
-    scalars = (float(model.s_v), float(model.s_t)) if model.fit else (0.0, 0.0)
+    scalars = (model.s_v.item(), model.s_t.item()) if model.fit else (0.0, 0.0)
     return Predictions(split.labels.numpy(), joined(0), z_v, z_t, *scalars)
 
 
@@ -104,11 +104,12 @@ def parameters(model: Model, config: Config) -> dict[str, int]:
 
 def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False) -> Model:
     """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote."""
+    file = "folded.safetensors" if folded else "weights.safetensors"
+    if run.config.method != "zero-shot":
+        run.check_fits(backbone.name if backbone else run.config.backbone, class_names, file)
     model = build_model(run.config, class_names, backbone)
     if run.config.method == "zero-shot":
         return model
-    file = "folded.safetensors" if folded else "weights.safetensors"
-    run.check_fits(model.backbone.name, class_names, file)
     if folded:
         model.fold()
     model.load_trained(run.weights(file), str(run.path / file))

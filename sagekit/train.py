@@ -174,7 +174,7 @@ def _epoch(wrapped: nn.Module, model: Model, optimizer: torch.optim.Optimizer, d
     seconds = time.monotonic() - start
     row = {"epoch": epoch + 1, "lr": lr, "seconds": seconds, "images_per_second": steps * config.batch_size / seconds}
     row |= {name: accelerator.reduce(value, "mean").item() / number for name, value in sums.items()}
-    return row | ({"s_v": float(model.s_v), "s_t": float(model.s_t)} if model.fit else {})
+    return row | ({"s_v": model.s_v.item(), "s_t": model.s_t.item()} if model.fit else {})
 
 
 def _finite(sums: dict[str, Tensor], number: int, epoch: int) -> float:

@@ -48,7 +48,8 @@ def test_cls_only_attention_is_the_first_row(backbone):
 ])
 def test_other_towers_say_why_not(name, reason):
     with pytest.raises(UserError, match=reason):
-        Backbone(open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer("ViT-B-16"), name, (0,) * 3, (1,) * 3)
+        Backbone(open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer("ViT-B-16"), name,
+                 (0,) * 3, (1,) * 3)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

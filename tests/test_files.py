@@ -1,5 +1,6 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_a_full_disk_is_one_line(tmp_path, error):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_a_really_full_device_is_one_line(tmp_path):
     with pytest.raises(UserError, match="the disk is full"):
-        write_atomic(tmp_path / "a", lambda path: open("/dev/full", "w").write("x" * 100000))
+        write_atomic(tmp_path / "a", lambda path: Path("/dev/full").write_text("x" * 100000))
 
 
 def test_tensors_survive(tmp_path):

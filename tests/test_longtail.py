@@ -27,7 +27,7 @@ def test_group_borders():
 
 
 def test_imbalance_ratio_below_one():
-    with pytest.raises(UserError, match="imbalance_ratio is 0.5"):
+    with pytest.raises(UserError, match=r"imbalance_ratio is 0\.5"):
         longtail.profile(10, 100, 0.5)
 
 

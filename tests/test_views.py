@@ -10,7 +10,8 @@ IMAGES = torch.randint(0, 256, (6, 3, 32, 40), dtype=torch.uint8, generator=torc
 
 
 def test_crop_and_resize_is_torchvision_s_resized_crop():
-    boxes = torch.tensor([[0, 0, 32, 40], [3, 5, 10, 14], [20, 30, 12, 10], [0, 0, 1, 1], [7, 0, 25, 33], [1, 2, 30, 20]]).float()
+    boxes = torch.tensor([[0, 0, 32, 40], [3, 5, 10, 14], [20, 30, 12, 10], [0, 0, 1, 1], [7, 0, 25, 33],
+                          [1, 2, 30, 20]]).float()
     flip = torch.tensor([False, True, False, False, True, False])
     ours = views.crop_and_resize(IMAGES, boxes, 48, flip)
     for image, box, mirrored, result in zip(IMAGES.float(), boxes.int().tolist(), flip, ours, strict=True):
@@ -22,8 +23,9 @@ def test_boxes_are_distributed_as_torchvision_s():
     """Mean and spread of area and aspect over many draws agree with RandomResizedCrop's own."""
     torch.manual_seed(0)
     boxes = views.draw_boxes(4000, 64, 64, (0.08, 1.0), torch.Generator().manual_seed(0))
-    theirs = torch.tensor([v2.RandomResizedCrop.make_params(v2.RandomResizedCrop(8), [torch.zeros(3, 64, 64)])[k]
-                           for _ in range(4000) for k in ("top", "left", "height", "width")]).view(-1, 4).float()
+    crop, image = v2.RandomResizedCrop(8), torch.zeros(3, 64, 64)
+    draws = [crop.make_params([image]) for _ in range(4000)]
+    theirs = torch.tensor([[d[k] for k in ("top", "left", "height", "width")] for d in draws]).float()
     for ours, other in ((boxes[:, 2] * boxes[:, 3] / 4096, theirs[:, 2] * theirs[:, 3] / 4096),
                         ((boxes[:, 3] / boxes[:, 2]).log(), (theirs[:, 3] / theirs[:, 2]).log()),
                         (boxes[:, 0] / 64, theirs[:, 0] / 64)):
