@@ -102,12 +102,13 @@ def parameters(model: Model, config: Config) -> dict[str, int]:
     return {"adapters": adapters, "classifier": model.classifier.numel(), "fit": 2 if model.fit else 0}
 
 
-def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False) -> Model:
+def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False,
+               device: torch.device | str = "cpu") -> Model:
     """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote."""
     file = "folded.safetensors" if folded else "weights.safetensors"
     if run.config.method != "zero-shot":
         run.check_fits(backbone.name if backbone else run.config.backbone, class_names, file)
-    model = build_model(run.config, class_names, backbone)
+    model = build_model(run.config, class_names, backbone, device)
     if run.config.method == "zero-shot":
         return model
     if folded:
@@ -127,6 +128,6 @@ def evaluate(run: Run | str, ensembling: bool | None = None, folded: bool = Fals
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config)
     accelerator = accelerator_for(config)
-    model = load_model(run, data.class_names, folded=folded).to(accelerator.device)
+    model = load_model(run, data.class_names, folded=folded, device=accelerator.device)
     record(run, model, data, config, accelerator, config.ensembling if ensembling is None else ensembling, show)
     return run.metrics

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,22 +24,32 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     The reader sees the old file or the new one, never half of one. A full disk is a ``UserError``, and the temporary
     file is gone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what a full disk or a forbidden place raises while ``path`` is written into a ``UserError``."""
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        yield
     except Exception as error:
         if _disk_full(error):
             raise UserError(f"the disk is full: could not write {path}. Free some space; --resume continues.") from error
+        if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
+            raise UserError(f"cannot write {path}: {error.strerror}. Name another place with --out or --runs.") from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _disk_full(error: BaseException) -> bool:

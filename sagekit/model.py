@@ -145,12 +145,13 @@ def _adapters(backbone: Backbone, text: Tensor, config: Config) -> nn.ModuleList
                          for _ in range(backbone.layers))
 
 
-def build_model(config: Config, class_names: Sequence[str], backbone: Backbone | None = None) -> Model:
-    """The model of ``config`` for ``class_names``, freshly initialised from ``config.seed``.
+def build_model(config: Config, class_names: Sequence[str], backbone: Backbone | None = None,
+                device: torch.device | str = "cpu") -> Model:
+    """The model of ``config`` for ``class_names`` on ``device``, freshly initialised from ``config.seed``.
 
     ``backbone`` saves loading the frozen weights again. Raises ``UserError`` as ``load_backbone`` does.
     """
-    backbone = backbone or load_backbone(config)
+    backbone = (backbone or load_backbone(config)).to(device)
     text = backbone.text_features(class_names, TEMPLATES[: config.templates])
     torch.manual_seed(config.seed)
-    return Model(backbone, text, config)
+    return Model(backbone, text, config).to(device)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .config import Config
 from .errors import UserError
-from .files import load_tensors, save_tensors, write_atomic, write_text
+from .files import explained, load_tensors, save_tensors, write_atomic, write_text
 
 VIEWS = {"single": "", "five_crops": "five_crops_"}
 """How a test image was shown, and the prefix of its arrays in ``predictions.npz``."""
@@ -182,8 +182,7 @@ class Run:
 
     def log(self, text: str) -> None:
         """Append one line with the time to ``log.txt``."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with explained(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')}  {text}\n")
 
 

@@ -33,6 +33,9 @@ from .model import Model, build_model
 from .progress import bar
 from .runs import Run
 
+MACHINE_SETTINGS = ("device", "workers", "data_root")
+"""What may differ when a run is resumed: where it runs, not what it computes."""
+
 
 def learning_rate(config: Config, epoch: int) -> float:
     """The rate of ``epoch`` = 0..epochs-1."""
@@ -89,7 +92,7 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     accelerator = accelerator_for(config)
     data = data or load_data(config)
     _check_batch(config, accelerator.num_processes)
-    model = build_model(config, data.class_names, backbone).to(accelerator.device)
+    model = build_model(config, data.class_names, backbone, accelerator.device)
     if accelerator.is_main_process:
         run.write_config(config)
         run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, device {accelerator.device}")
@@ -110,7 +113,7 @@ def _check_folder(run: Run, config: Config, resume: bool) -> None:
     if not resume:
         raise UserError(f"{run.path} holds a run already; name another --out, or continue it with --resume.")
     old, new = run.config.model_dump(), config.model_dump()
-    odd = next((key for key in new if old[key] != new[key]), None)
+    odd = next((key for key in new if old[key] != new[key] and key not in MACHINE_SETTINGS), None)
     if odd:
         raise UserError(f"{run.path} was started with {odd}={old[odd]}, not {new[odd]}; --resume needs the same settings.")
 

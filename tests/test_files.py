@@ -39,6 +39,12 @@ def test_a_really_full_device_is_one_line(tmp_path):
         write_atomic(tmp_path / "a", lambda path: Path("/dev/full").write_text("x" * 100000))
 
 
+def test_a_place_that_is_no_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*\. Name another place"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
 def test_tensors_survive(tmp_path):
     tensors = {"a": torch.randn(3, 4).T, "b": torch.tensor(1.5)}
     save_tensors(tmp_path / "t.safetensors", tensors, {"made": "here"})

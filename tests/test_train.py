@@ -8,14 +8,9 @@ from conftest import small
 
 import sagekit as sk
 from sagekit import UserError
-from sagekit import train as _  # noqa: F401  (the function; the module is below)
 from sagekit.batches import train_batches
 
-trainer = sys.modules["sagekit.train"]
-
-
-def weights(run):
-    return run.weights()
+trainer = sys.modules["sagekit.train"]  # the module: sagekit.train itself is the function
 
 
 def same(a, b):
@@ -112,6 +107,10 @@ def test_a_folder_with_another_run_is_refused(runs):
 def test_resume_with_other_settings_is_refused(runs):
     with pytest.raises(UserError, match=r"was started with lr=.*, not 0\.5"):
         sk.train(small(lr=0.5), runs["sage"].path, resume=True)
+
+
+def test_resume_on_another_machine_is_fine(runs):
+    assert sk.train(small(device="cpu", workers=0), runs["sage"].path, resume=True).finished
 
 
 def test_resume_of_a_finished_run_is_the_run(runs):
