@@ -28,9 +28,8 @@ def main() -> None:
     backbone = sk.load_backbone(sk.Config.preset("mini"))
     test, labels = draw(world.DOWNSTREAM, 50, 1)
     train, train_labels = draw(world.DOWNSTREAM, 60, 2)
-    features, train_features = (
-        F.normalize(torch.cat([backbone.features(part) for part in images.split(500)]), dim=1).numpy() for images in (test, train)
-    )
+    features, train_features = (F.normalize(torch.cat([backbone.features(part) for part in images.split(500)]), dim=1).numpy()
+                                for images in (test, train))
     probe = LogisticRegression(C=100, max_iter=500).fit(train_features, train_labels)
     own, own_labels = draw(world.PRETRAIN, 50, 3)
     start = time.perf_counter()

@@ -38,7 +38,7 @@ def default_bottleneck(classes: int, layers: int) -> int:
 
 def _down(width: int, bottleneck: int) -> nn.Linear:
     layer = nn.Linear(width, bottleneck)
-    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+    nn.init.kaiming_normal_(layer.weight, a=math.sqrt(5))
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -51,14 +51,20 @@ def _up(bottleneck: int, width: int) -> nn.Linear:
 
 
 class AdaptFormer(nn.Module):
-    """LIFT's adapter, Eq 5-6: (2r + 3) d + r + 1 parameters. Starts as the zero function (W_up = 0)."""
+    """LIFT's adapter, Eq 5-6: (2r + 3) d + r + 1 parameters. Starts as the zero function (W_up = 0).
 
-    def __init__(self, width: int, bottleneck: int) -> None:
+    Args:
+        width: d, the transformer's width.
+        bottleneck: r.
+        scale_init: s at the start.
+    """
+
+    def __init__(self, width: int, bottleneck: int, scale_init: float = 1.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.down = _down(width, bottleneck)
         self.up = _up(bottleneck, width)
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.tensor(float(scale_init)))
 
     def forward(self, tokens: Tensor, guidance: Tensor | None = None) -> Tensor:
         """``tokens`` (..., d) -> s * a (..., d), to be added to the residual stream. ``guidance`` is not used."""
@@ -75,10 +81,11 @@ class SGAdapter(nn.Module):
         gate: how g is made. ``projection`` is Eq 7 (W_proj, d^2 + d parameters); ``vector`` trains g itself
             (d parameters; finding 5 of the audit); ``text`` is Tables 10-12's "w/o W_proj": g = f_t.
         gate_init: W_proj at the start. ``zero``: g = 0; ``identity``: g = f_t; ``kaiming``: like W_down. b_proj = 0.
+        scale_init: s and s_vt at the start.
     """
 
     def __init__(self, width: int, bottleneck: int, alpha: float = 0.1, gate: Gate = "projection",
-                 gate_init: GateInit = "zero") -> None:
+                 gate_init: GateInit = "zero", scale_init: float = 1.0) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
             raise UserError(f"alpha is {alpha:g}; it weighs two branches (Eq 8) and must lie in 0..1.")
@@ -93,8 +100,8 @@ class SGAdapter(nn.Module):
         self.down_vt = _down(width, bottleneck)
         self.down_t = _down(width, bottleneck)
         self.up = _up(2 * bottleneck, width)
-        self.scale_vt = nn.Parameter(torch.ones(()))
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale_vt = nn.Parameter(torch.tensor(float(scale_init)))
+        self.scale = nn.Parameter(torch.tensor(float(scale_init)))
 
     def gate_vector(self, guidance: Tensor) -> Tensor:
         """g (d,) of Eq 7 for ``guidance`` w_bar (d,)."""
@@ -147,7 +154,7 @@ def _init_gate(proj: nn.Linear, gate_init: GateInit) -> None:
     elif gate_init == "identity":
         nn.init.eye_(proj.weight)
     else:
-        nn.init.kaiming_uniform_(proj.weight, a=math.sqrt(5))
+        nn.init.kaiming_normal_(proj.weight, a=math.sqrt(5))
     nn.init.zeros_(proj.bias)
 
 

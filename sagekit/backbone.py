@@ -97,12 +97,15 @@ class Backbone(nn.Module):
         return self.pool(tokens)
 
     @torch.no_grad()
-    def text_features(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """W^zs (C, d): each class's prompts encoded, normalised, averaged, mapped back by P^T and normalised."""
+    def text_features(self, class_names: Sequence[str], templates: Sequence[str], normalise_each: bool = True) -> Tensor:
+        """W^zs (C, d): each class's prompts encoded, normalised, averaged, mapped back by P^T and normalised.
+
+        ``normalise_each=False`` averages the features of the prompts as they are.
+        """
         rows = []
         for name in bar(class_names, what="class texts"):
             tokens = self.tokenizer(fill(templates, name)).to(self.mean.device)
-            text = F.normalize(self.clip.encode_text(tokens), dim=-1).mean(0)  # type: ignore[operator]
+            text = self.clip.encode_text(tokens, normalize=normalise_each).mean(0)  # type: ignore[operator]
             rows.append(F.normalize(text @ self.visual.proj.T, dim=-1))
         return torch.stack(rows)
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UserError, nearest
 from .paper import TABLE_8
+from .prompts import SINGLE
 
 Method = Literal["zero-shot", "classifier", "lift", "sage"]
 
@@ -32,8 +33,12 @@ class Config(BaseModel):
     alpha: float = Field(0.1, ge=0, le=1, description="weight of the ReLU branch, Eq 8 (Table 8)")
     gate: Literal["projection", "vector", "text"] = Field("projection", description="W_proj, a plain vector, or none")
     gate_init: Literal["zero", "identity", "kaiming"] = Field("zero", description="W_proj at the start; open choice")
+    scale_init: float = Field(1.0, description="s and s_vt of the adapters at the start (LIFT)")
     guidance_grad: bool = Field(True, description="gradient flows through w_bar into W; open choice")
     templates: Literal[1, 60] = Field(60, description="prompt templates that W starts from ('Init' in Table 5)")
+    single_template: str = Field(SINGLE, pattern=r"\[cls\]", description="the prompt when templates is 1 (LIFT)")
+    text_average: Literal["normalised", "plain"] = Field(
+        "normalised", description="whether a prompt's feature is normalised before averaging (LIFT)")
     logit_scale: float = Field(25.0, gt=0, description="of the cosine classifier (LIFT)")
     fit: bool = Field(True, description="feature interchange, Eq 23-24")
     fit_init: float = Field(0.5, description="s_1 and s_2 at the start; open choice")
@@ -76,6 +81,7 @@ class Config(BaseModel):
     batch_size: int = Field(128, ge=1, description="images a step, over all devices and accumulated parts")
     accumulate: int = Field(1, ge=1, description="parts that a batch is split into")
     lr: float = Field(0.01, gt=0)
+    schedule: Literal["epoch", "step"] = Field("epoch", description="how often the cosine is stepped (LIFT: epoch)")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")

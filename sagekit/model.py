@@ -136,13 +136,13 @@ def _adapters(backbone: Backbone, text: Tensor, config: Config) -> nn.ModuleList
     width = backbone.width
     r = config.bottleneck or default_bottleneck(len(text), backbone.layers)
     if config.adapter == "adaptformer":
-        return nn.ModuleList(AdaptFormer(width, r) for _ in range(backbone.layers))
-    if config.gate != "vector":
-        return nn.ModuleList(SGAdapter(width, r, config.alpha, config.gate, config.gate_init)
-                             for _ in range(backbone.layers))
-    guidance = F.normalize(text, dim=-1).mean(0)
-    return nn.ModuleList(SGAdapter(width, r, config.alpha, "projection", config.gate_init).to(text).with_vector_gate(guidance)
-                         for _ in range(backbone.layers))
+        return nn.ModuleList(AdaptFormer(width, r, config.scale_init) for _ in range(backbone.layers))
+    gate = "projection" if config.gate == "vector" else config.gate
+    adapters = [SGAdapter(width, r, config.alpha, gate, config.gate_init, config.scale_init) for _ in range(backbone.layers)]
+    if config.gate == "vector":  # starts where the projection would start
+        guidance = F.normalize(text, dim=-1).mean(0)
+        adapters = [adapter.to(text).with_vector_gate(guidance) for adapter in adapters]
+    return nn.ModuleList(adapters)
 
 
 def build_model(config: Config, class_names: Sequence[str], backbone: Backbone | None = None,
@@ -152,6 +152,7 @@ def build_model(config: Config, class_names: Sequence[str], backbone: Backbone |
     ``backbone`` saves loading the frozen weights again. Raises ``UserError`` as ``load_backbone`` does.
     """
     backbone = (backbone or load_backbone(config)).to(device)
-    text = backbone.text_features(class_names, TEMPLATES[: config.templates])
+    templates = TEMPLATES if config.templates == len(TEMPLATES) else (config.single_template,)
+    text = backbone.text_features(class_names, templates, config.text_average == "normalised")
     torch.manual_seed(config.seed)
     return Model(backbone, text, config).to(device)

@@ -70,7 +70,7 @@ TEMPLATES: tuple[str, ...] = (
     "a pixelated photo of a [cls].",
     "itap of the [cls].",
 )
-SINGLE: tuple[str, ...] = TEMPLATES[:1]
+SINGLE = TEMPLATES[0]
 
 
 def fill(templates: Sequence[str], class_name: str) -> list[str]:

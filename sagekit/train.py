@@ -1,6 +1,6 @@
 """Algorithm 1: fine-tune {adapters, W, s_1, s_2} with SGD on Eq 24, the learning rate a cosine stepped per epoch.
 
-    lr(epoch) = lr_0 / 2 (1 + cos(pi epoch / epochs))
+    lr(t) = lr_0 / 2 (1 + cos(pi t / epochs)),    t = epochs done; with schedule "step", their fraction too
 
 A run is a folder (``runs``). Its state is kept after every epoch, so a killed run continues to the same result, bit for
 bit on CPU. Devices and processes are Accelerate's: ``accelerate launch -m sagekit train ...`` needs nothing more.
@@ -37,9 +37,10 @@ MACHINE_SETTINGS = ("device", "workers", "data_root")
 """What may differ when a run is resumed: where it runs, not what it computes."""
 
 
-def learning_rate(config: Config, epoch: int) -> float:
-    """The rate of ``epoch`` = 0..epochs-1."""
-    return config.lr / 2 * (1 + math.cos(math.pi * epoch / config.epochs))
+def learning_rate(config: Config, epoch: int, share: float = 0.0) -> float:
+    """The rate in ``epoch`` = 0..epochs-1 when a ``share`` (0..1) of its steps is done."""
+    done = epoch if config.schedule == "epoch" else epoch + share
+    return config.lr / 2 * (1 + math.cos(math.pi * done / config.epochs))
 
 
 def parameter_groups(model: Model, config: Config) -> list[dict[str, object]]:
@@ -146,8 +147,7 @@ def _epoch(wrapped: nn.Module, model: Model, optimizer: torch.optim.Optimizer, d
            accelerator: Accelerator, progress: tqdm[Any]) -> dict[str, float]:
     """One pass over the training images; returns its row of ``history.csv``."""
     loss = criterion(config, torch.from_numpy(data.class_counts))
-    lr = learning_rate(config, epoch)
-    set_learning_rate(optimizer, lr)
+    total = steps_per_epoch(data.train, config)
     sums: dict[str, Tensor] = {}
     start, steps = time.monotonic(), 0
     batches = train_batches(data.train, config, model.backbone.image_size, epoch, accelerator.device,
@@ -165,6 +165,8 @@ def _epoch(wrapped: nn.Module, model: Model, optimizer: torch.optim.Optimizer, d
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
         if not last:
             continue
+        lr = learning_rate(config, epoch, steps / total)
+        set_learning_rate(optimizer, lr)
         if config.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()

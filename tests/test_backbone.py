@@ -96,6 +96,14 @@ def test_damaged_weights(tmp_path, name):
         load_backbone(small(weights=tmp_path / name))
 
 
+def test_text_average_with_and_without_normalising_each(backbone):
+    templates = ["a photo of a [cls].", "the toy [cls]."]
+    text = backbone.clip.encode_text(backbone.tokenizer([t.replace("[cls]", "plain ring") for t in templates]))
+    for normalise, rows in ((True, text / text.norm(dim=1, keepdim=True)), (False, text)):
+        back = rows.mean(0) @ backbone.visual.proj.T
+        torch.testing.assert_close(backbone.text_features(["plain ring"], templates, normalise)[0], back / back.norm())
+
+
 def test_the_mini_model_says_which_word_it_does_not_know(backbone):
     with pytest.raises(UserError, match="does not know the word 'dog'"):
         backbone.text_features(["dog"], ["a photo of a [cls]."])

@@ -39,6 +39,7 @@ def test_methods_set_the_switches():
     ({"templates": 7}, "setting 'templates'"),
     ({"device": "tpu"}, "setting 'device'"),
     ({"lr": float("nan")}, "setting 'lr'"),
+    ({"single_template": "a photo"}, "setting 'single_template'"),
 ])
 def test_wrong_settings_are_one_line(changes, message):
     with pytest.raises(UserError) as error:

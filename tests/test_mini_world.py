@@ -40,6 +40,7 @@ def test_features_are_better_than_zero_shot(backbone, full):
     labels = torch.arange(48).repeat(60)
     images, _ = world.render(world.sample(labels, world.DOWNSTREAM, g), world.DOWNSTREAM, g)
     test = sk.load_data(sk.Config.preset("mini")).test
-    train_x, test_x = (F.normalize(torch.cat([backbone.features(p) for p in x.split(500)]), dim=1) for x in (images, test.images))
+    train_x, test_x = (F.normalize(torch.cat([backbone.features(part) for part in x.split(500)]), dim=1)
+                       for x in (images, test.images))
     probe = LogisticRegression(C=100, max_iter=500).fit(train_x.numpy(), labels)
     assert probe.score(test_x.numpy(), test.labels) > full["zero-shot"]["all"]["accuracy"] + 0.10

@@ -10,7 +10,7 @@ def test_sixty_different_templates():
 
 
 def test_fill():
-    assert prompts.fill(prompts.SINGLE, "striped star") == ["a photo of a striped star."]
+    assert prompts.fill([prompts.SINGLE], "striped star") == ["a photo of a striped star."]
 
 
 def test_source_holds_nothing_but_the_templates():

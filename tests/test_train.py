@@ -1,10 +1,12 @@
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
-from conftest import small
+from conftest import SMALL, small
 
 import sagekit as sk
 from sagekit import UserError
@@ -131,6 +133,34 @@ def test_divergence_stops_with_advice(tmp_path, backbone, data):
         sk.train(small("lift", lr=1e12), tmp_path / "run", data=data, backbone=backbone, show=False)
 
 
+def test_schedule_by_epoch_and_by_step():
+    by_epoch, by_step = (small(epochs=4, lr=1.0, schedule=s) for s in ("epoch", "step"))
+    assert [trainer.learning_rate(by_epoch, e, 0.5) for e in range(4)] == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-6)
+    assert trainer.learning_rate(by_step, 1, 1.0) == pytest.approx(0.5)
+
+
+def test_a_run_survives_kill_9(tmp_path):
+    """A real process, really killed in the middle, and continued: the same weights as one that was left alone."""
+    sets = [f"--set={k}={v}" for k, v in (*SMALL.items(), ("epochs", 12))]
+
+    def start(out, *more):
+        return subprocess.Popen([sys.executable, "-m", "sagekit", "train", f"--out={tmp_path / out}", *sets, *more],
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    cut = start("cut")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    cut.kill()
+    assert cut.wait() == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "metrics.json").exists()
+    assert start("cut", "--resume").wait(timeout=240) == 0
+    assert start("whole").wait(timeout=240) == 0
+    a, b = sk.Run(tmp_path / "cut"), sk.Run(tmp_path / "whole")
+    assert same(a.weights(), b.weights())
+    assert a.metrics["results"] == b.metrics["results"]
+
+
 def test_clipping_bounds_the_step(tmp_path, backbone, data):
     run = sk.train(small("classifier", clip_norm=1e-9, weight_decay=0.0), tmp_path / "run", data=data, backbone=backbone,
                    show=False)
@@ -151,8 +181,7 @@ def test_a_device_that_is_not_there(tmp_path):
 
 def test_two_processes_train_as_one(tmp_path, runs):
     """Accelerate with two CPU processes (gloo): the loss of one process with the same batch, to float tolerance."""
-    sets = [f"--set={k}={v}" for k, v in (("largest_class", 30), ("imbalance_ratio", 10), ("test_per_class", 4), ("epochs", 1),
-                                          ("batch_size", 64))]
+    sets = [f"--set={k}={v}" for k, v in SMALL.items()]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
                "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1", "-m", "sagekit", "train",
                f"--out={tmp_path / 'two'}", *sets]

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from sagekit import paper
+
+
+@pytest.mark.parametrize(("number", "rows", "cells"), [
+    (1, 15 * 3, 15 * 3 - 4), (2, 13, 13 * 4 - 3), (3, 17, 17 * 4 - 7 * 3 + 3), (4, 21, 21 * 4 - 3 * 3 - 2), (5, 15, 60),
+    (6, 15, 60), (7, 18, 72), (10, 9, 36), (11, 9, 36),
+])
+def test_every_cell_is_there(number, rows, cells):
+    frame = paper.table(number)
+    assert len(frame) == rows
+    assert int(frame[["all", "head", "medium", "tail"]].notna().sum().sum()) == cells
+
+
+@pytest.mark.parametrize(("number", "system", "dataset", "values"), [
+    (1, "Sage", "CIFAR-100-LT 50", [84.6]),
+    (1, "CDB-W-CE", "CIFAR-100-LT 50", [np.nan]),
+    (2, "Sage", "Places-LT", [52.7, 51.8, 52.8, 53.8]),
+    (3, "LIFT", "ImageNet-LT", [78.3, 81.3, 77.4, 73.4]),
+    (4, "LPT", "iNaturalist 2018", [76.1, np.nan, np.nan, 79.3]),
+    (5, "+SG+Init", "CIFAR-100-LT 10", [86.1, 87.5, 85.2, 85.6]),
+    (6, "+SG", "Places-LT", [52.4, 52.0, 53.0, 51.7]),
+    (7, "ProCo + CF", "CIFAR-100-LT 10", [65.5, 67.5, 61.1, 0.0]),
+    (10, "+ SG-Adapter (w/o W_proj)", "CIFAR-100-LT 50", [83.8, 86.2, 83.0, 81.6]),
+    (11, "Baseline", "iNaturalist 2018", [80.6, 74.3, 80.5, 82.3]),
+])
+def test_spot_values(number, system, dataset, values):
+    frame = paper.table(number)
+    row = frame[(frame["system"] == system) & (frame["dataset"] == dataset)].iloc[0]
+    np.testing.assert_equal(row[["all", "head", "medium", "tail"]].to_numpy(float)[: len(values)], values)
+
+
+def test_tables_agree_with_each_other():
+    """Table 5's first and last rows are LIFT and Sage of Table 1; Table 6's those of Tables 2-4."""
+    for ablation, mains in ((5, (1,)), (6, (2, 3, 4))):
+        steps = paper.table(ablation).set_index(["system", "dataset"])["all"]
+        for number in mains:
+            main = paper.table(number).set_index(["system", "dataset"])["all"]
+            for dataset in main["Sage"].index:
+                assert steps["LIFT", dataset] == main["LIFT", dataset]
+                assert steps["+SG+Init+CF+FIT", dataset] == main["Sage", dataset]
+
+
+def test_units_are_said_where_they_were_checked():
+    frame = paper.table(3).set_index("system")
+    assert (frame.loc["Sage", "unit"], frame.loc["LIFT", "unit"], frame.loc["cRT", "unit"]) == ("2^20", "10^6", "")
