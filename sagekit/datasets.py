@@ -65,11 +65,6 @@ def load_data(config: Config) -> DataSet:
     return data
 
 
-def class_names(config: Config) -> list[str] | None:
-    """The class names of a data set whose names are known without its files; else None."""
-    return list(world.CLASS_NAMES) if config.dataset == "world" else None
-
-
 def _counted(config: Config, name: str, train: Split, test: Split, names: list[str], beta100: np.ndarray | None) -> DataSet:
     counts = np.bincount(train.labels.numpy(), minlength=len(names))
     return DataSet(name, train, test, names, counts,

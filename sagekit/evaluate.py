@@ -7,6 +7,7 @@ averaged, finding 10). Every number says which.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def load_model(run: Run, class_names: list[str], backbone: Backbone | None = Non
     return model
 
 
-def evaluate(run: Run | str, ensembling: bool | None = None, folded: bool = False, show: bool = True,
+def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool = False, show: bool = True,
              **changes: Any) -> dict[str, Any]:
     """Measure a trained run again and write its predictions and metrics; returns the metrics.
 

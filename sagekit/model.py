@@ -23,6 +23,7 @@ from .backbone import Backbone, load_backbone
 from .config import Config
 from .errors import UserError
 from .prompts import TEMPLATES
+from .world import CLASS_NAMES
 
 
 class Logits(NamedTuple):
@@ -145,12 +146,17 @@ def _adapters(backbone: Backbone, text: Tensor, config: Config) -> nn.ModuleList
     return nn.ModuleList(adapters)
 
 
-def build_model(config: Config, class_names: Sequence[str], backbone: Backbone | None = None,
+def build_model(config: Config, class_names: Sequence[str] | None = None, backbone: Backbone | None = None,
                 device: torch.device | str = "cpu") -> Model:
     """The model of ``config`` for ``class_names`` on ``device``, freshly initialised from ``config.seed``.
 
-    ``backbone`` saves loading the frozen weights again. Raises ``UserError`` as ``load_backbone`` does.
+    ``class_names`` may be left out for the mini world. ``backbone`` saves loading the frozen weights again. Raises
+    ``UserError`` as ``load_backbone`` does.
     """
+    if class_names is None:
+        if config.dataset != "world":
+            raise UserError("build_model needs the class names of this data set; load_data(config).class_names has them.")
+        class_names = CLASS_NAMES
     backbone = (backbone or load_backbone(config)).to(device)
     templates = TEMPLATES if config.templates == len(TEMPLATES) else (config.single_template,)
     text = backbone.text_features(class_names, templates, config.text_average == "normalised")

@@ -68,6 +68,12 @@ def test_vector_gate_starts_where_the_projection_starts(backbone):
     torch.testing.assert_close(adapter.gate_vector(w_bar), adapter.norm(w_bar))
 
 
+def test_class_names_are_needed_except_for_the_mini_world(backbone):
+    assert build_model(small(), backbone=backbone).classifier.shape == (48, 128)
+    with pytest.raises(UserError, match="needs the class names"):
+        build_model(Config.preset("cifar100-lt-100"))
+
+
 def test_logits_are_cosines_times_25(backbone):
     logits = build_model(small(), NAMES, backbone)(IMAGES.float())
     assert logits.z.abs().max() <= 25
