@@ -8,13 +8,10 @@ from pathlib import Path
 import torch
 
 from .adapters import count
-from .batches import decode
-from .datasets import Split, load_data
+from .batches import evaluation_batches
+from .datasets import load_data
 from .evaluate import load_model
 from .runs import Run
-from .views import centre_view
-
-CHECKED_IMAGES = 256
 
 
 @dataclass
@@ -36,17 +33,10 @@ def fold_run(path: Path) -> Folding:
     run = Run(path)
     data = load_data(run.config)
     model = load_model(run, data.class_names).eval()
-    images = _first_images(data.test, model.backbone.image_size, run)
+    (images,), _ = next(evaluation_batches(data.test, run.config, model.backbone.image_size, torch.device("cpu"), False))
     before = model(images).prediction
     parameters = 0 if model.adapters is None else count(model.adapters)
     model.fold()
     assert model.adapters is not None
     run.write_weights(model.trained(), model.backbone.name, data.class_names, "folded.safetensors")
     return Folding(parameters, count(model.adapters), (model(images).prediction - before).abs().max().item(), len(images))
-
-
-def _first_images(split: Split, size: int, run: Run) -> torch.Tensor:
-    if split.images is not None:
-        return centre_view(split.images[:CHECKED_IMAGES], size, run.config)
-    assert split.paths is not None
-    return torch.stack([centre_view(decode(p), size, run.config) for p in split.paths[:CHECKED_IMAGES // 8]])
