@@ -96,7 +96,8 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     model = build_model(config, data.class_names, backbone, accelerator.device)
     if accelerator.is_main_process:
         run.write_config(config)
-        run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, device {accelerator.device}")
+        run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
+                f"process(es), device {accelerator.device}")
     _fit(run, model, data, config, accelerator, show)
     if accelerator.is_main_process and config.method != "zero-shot":
         run.write_weights(model.trained(), model.backbone.name, data.class_names)
