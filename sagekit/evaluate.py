@@ -90,9 +90,14 @@ def record(run: Run, model: Model, data: DataSet, config: Config, accelerator: A
             "group_counts": {name: counts.tolist() for name, counts in data.group_counts.items()},
             "trainable_parameters": parameters(model, config),
             "train_seconds": float(history["seconds"].sum()) if len(history) else 0.0,
-            "results": {view: measure(p.logits, p.labels, data.group_counts) for view, p in views.items()},
+            "results": {view: _measured(run.predictions(view), data) for view in views},
         })
     accelerator.wait_for_everyone()
+
+
+def _measured(stored: Predictions, data: DataSet) -> dict[str, Any]:
+    """The measures of what was stored, so that whoever reads the predictions finds the same numbers."""
+    return measure(stored.logits, stored.labels, data.group_counts)
 
 
 def parameters(model: Model, config: Config) -> dict[str, int]:

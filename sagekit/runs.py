@@ -3,7 +3,8 @@
     config.yaml           every setting
     metrics.json          what evaluation measured: all, head, medium, tail (both definitions), per class, ...
     history.csv           one row an epoch
-    predictions.npz       labels, and the logits z, z_v, z_t in half precision ("five_crops_..." with ensembling)
+    predictions.npz       labels, and the logits z, z_v, z_t in half precision ("five_crops_..." with ensembling), each
+                          image's shifted so that its largest is 0
     weights.safetensors   trained tensors only, with backbone and class names as metadata
     state.pt              while training: what is needed to resume
     log.txt               one line an event
@@ -36,7 +37,7 @@ VIEWS = {"single": "", "five_crops": "five_crops_"}
 
 @dataclass
 class Predictions:
-    """Logits of N test images, float32 (N, C); ``z_v`` and ``z_t`` are None without FIT."""
+    """Logits of N test images, float32 (N, C), up to a constant an image; ``z_v`` and ``z_t`` are None without FIT."""
 
     labels: np.ndarray
     z: np.ndarray
@@ -162,11 +163,16 @@ class Run:
         self.__dict__.pop("history", None)
 
     def write_predictions(self, views: dict[str, Predictions]) -> None:
-        """Store each view's logits in half precision."""
+        """Store each view's logits in half precision, shifted so that an image's largest is 0.
+
+        A constant added to an image's logits changes no probability and no prediction, also after Eq 23; near 0, where the
+        likely classes now are, half precision is fine.
+        """
         arrays: dict[str, np.ndarray] = {}
         for view, p in views.items():
             parts = {"z": p.z, "z_v": p.z_v, "z_t": p.z_t}
-            arrays |= {VIEWS[view] + name: part.astype(np.float16) for name, part in parts.items() if part is not None}
+            arrays |= {VIEWS[view] + name: (part - part.max(1, keepdims=True)).astype(np.float16)
+                       for name, part in parts.items() if part is not None}
             arrays |= {"labels": p.labels, "scalars": np.array([p.s_v, p.s_t])}
 
         def write(path: Path) -> None:
