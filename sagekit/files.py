@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,15 +29,16 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
         os.close(handle)
-        temporary = Path(name)
-        try:
+    temporary = Path(name)
+    try:
+        with explained(path):  # while the temporary file still fills the disk
             write(temporary)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -45,17 +47,18 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _disk_full(error):
+        if _disk_full(error, path.parent):
             raise UserError(f"the disk is full: could not write {path}. Free some space; --resume continues.") from error
         if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
             raise UserError(f"cannot write {path}: {error.strerror}. Name another place with --out or --runs.") from error
         raise
 
 
-def _disk_full(error: BaseException) -> bool:
-    """safetensors and torch wrap the operating system's error, so its text is looked at too."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or "No space left" in str(error) or "os error 28" in str(error)
+def _disk_full(error: BaseException, folder: Path) -> bool:
+    """safetensors and torch hide the operating system's error, so the room that is left is looked at too."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return folder.is_dir() and shutil.disk_usage(folder).free < 1 << 20
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"),
-                                   RuntimeError("PytorchStreamWriter failed: No space left on device")])
-def test_a_full_disk_is_one_line(tmp_path, error):
+def test_a_full_disk_is_one_line(tmp_path):
     def full(path):
-        raise error
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match="the disk is full: could not write"):
         write_atomic(tmp_path / "a.txt", full)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_that_torch_hides_is_one_line(tmp_path, monkeypatch):
+    def full(path):
+        raise RuntimeError("[enforce fail at inline_container.cc:672]")
+
+    with pytest.raises(RuntimeError):
+        write_atomic(tmp_path / "a.pt", full)
+    usage = type(shutil.disk_usage(tmp_path))(10, 10, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match="the disk is full: could not write"):
+        write_atomic(tmp_path / "a.pt", full)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
