@@ -10,7 +10,7 @@ from common import accuracy_table, train_all
 from sagekit import Config
 
 LIFT = Config.preset("mini", "lift", data_seed=1)
-RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+RATES = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 if __name__ == "__main__":
     rows = {f"lr {lr:g}": LIFT.changed(lr=lr) for lr in RATES}
