@@ -46,7 +46,7 @@ def accuracy_table(runs: dict[str, list[sk.Run]], compared_with: dict[str, str])
     for name, frame in frames.items():
         row = {"": name, **{g: cell(frame[g].to_numpy()) for g in group_names()}}
         base = compared_with.get(name)
-        for g in ("all", "tail"):
+        for g in ("all", "tail") if compared_with else ():
             if base is None:
                 row[f"{g}: difference"] = ""
             else:
