@@ -19,6 +19,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .config import Config
     from .runs import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -167,6 +168,77 @@ def presets(
     console.print(grid)
 
 
+@app.command()
+def sweep(
+    spec: Annotated[str, typer.Argument(help="fig7, fig8, or a YAML file with 'grid:' (see docs/studies.md).")],
+    preset: Annotated[str, typer.Option(help="Of fig7 and fig8; a file names its own.")] = "mini",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs a point; default: 3, or the file's own.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
+    backend: Annotated[str, typer.Option(help="joblib's: loky; dask or ray where installed.")] = "loky",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try points again that failed.")] = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Train every point of a sweep that is not trained yet, and summarise it over seeds."""
+    from .study import rows_of
+    from .sweep import read_grid
+
+    own_file = spec.endswith((".yaml", ".yml"))
+    rows, file_seeds = read_grid(Path(spec)) if own_file else (rows_of(spec, preset), 3)
+    name = Path(spec).stem if own_file else f"{spec}-{preset}"
+    _train_many(name, rows, seeds or file_seeds, workers, backend, retry_failed, runs)
+
+
+@app.command()
+def study(
+    spec: Annotated[str, typer.Argument(help="table5 or table10.")],
+    preset: Annotated[str, typer.Option(help="See `sagekit presets`.")] = "mini",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs a row.")] = 5,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
+    backend: Annotated[str, typer.Option(help="joblib's: loky; dask or ray where installed.")] = "loky",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try rows again that failed.")] = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Train the rows of one of the paper's tables over seeds, and compare them in pairs with the first row."""
+    from .study import rows_of
+
+    _train_many(f"{spec}-{preset}", rows_of(spec, preset), seeds, workers, backend, retry_failed, runs)
+
+
+def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int | None, backend: str, retry_failed: bool,
+                runs: Path) -> None:
+    """Points live together in RUNS/points, so that sweeps share them; a study's own folder holds its tables."""
+    from .study import save, summary
+    from .sweep import over_seeds, run_points
+
+    frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
+    save(frame, runs / name)
+    if (frame["status"] == "finished").any():
+        _print_summary(name, summary(frame), mini=bool((frame.get("data") == "mini world").any()))
+    failed = frame[frame["status"] == "failed"]
+    for row in failed.to_dict("records"):
+        console.print(f"failed: {row['row']}, seed {row['seed']}: {row['error']}", markup=False)
+    console.print(f"{runs / name}/results.csv has a row a run, summary.csv a row a point.")
+    if len(failed):
+        raise typer.Exit(1)
+
+
+def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
+    from .metrics import group_names
+
+    first = frame["row"].iloc[0]
+    grid = Table("row", "seeds", *(f"{g} %" for g in group_names()), f"all: to {first}", f"tail: to {first}", title=name,
+                 title_justify="left")
+    for row in frame.to_dict("records"):
+        means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in group_names()]
+        pairs = ["" if row["row"] == first else _difference(row, g) for g in ("all", "tail")]
+        grid.add_row(str(row["row"]), str(row["seeds"]), *means, *pairs)
+    console.print(grid)
+    console.print(f"Top-1, mean and 95 % t interval over seeds; differences paired by seed and image, bootstrap over both. "
+                  f"{4 * (len(frame) - 1)} comparisons: about one in twenty is off by chance alone.")
+    if mini:
+        console.print(MINI_NOTE)
+
+
 def _is_main_process() -> bool:
     from accelerate import PartialState
 
@@ -184,12 +256,16 @@ def _print_runs(runs: list[Run], view: str, definition: str) -> None:
     grid = Table("run", "method", *(f"{g} %" for g in group_names()), "trained", "seconds", title=(
         f"{metrics['data']}, {metrics['test_images']} test images, {shown}; {DEFINITIONS[definition]}"), title_justify="left")
     for row in frame.to_dict("records"):
-        grid.add_row(row["run"], row["method"], *(_cell(row, g) for g in group_names()), f"{row['parameters']:,}",
+        grid.add_row(str(row["run"]), row["method"], *(_cell(row, g) for g in group_names()), f"{row['parameters']:,}",
                      f"{row['seconds']:.0f}")
     console.print(grid)
     console.print("Top-1 with its 95 % bootstrap interval over test images.")
     if metrics["mini_world"]:
         console.print(MINI_NOTE)
+
+
+def _difference(row: Mapping[Any, Any], group: str) -> str:
+    return f"{row[group + '_difference']:+.1f} [{row[group + '_low']:+.1f}, {row[group + '_high']:+.1f}]"
 
 
 def _cell(row: Mapping[Any, Any], group: str) -> str:

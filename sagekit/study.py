@@ -1,0 +1,119 @@
+"""The paper's studies as rows of runs: Figures 7 and 8, Tables 5 and 10; and what their results say.
+
+A study's summary gives each row's mean over seeds with its 95 % t interval, and its paired difference to the first row: the
+same seeds, the same test images. The interval of a difference is a bootstrap over seeds and, inside each, over images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .compare import t_half_width
+from .config import Config
+from .errors import UserError, nearest
+from .files import write_atomic
+from .longtail import groups
+from .metrics import DRAWS, group_names
+from .runs import Run
+
+FIG_7 = {"lambda_1": (0.0, 1e-4, 2e-4, 3e-4, 4e-4, 5e-4), "lambda_2": (0.0, 0.01, 0.02, 0.03, 0.045),
+         "lambda_3": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
+FIG_8 = {"gamma": (0.0, 0.02, 0.04, 0.06, 0.09), "mu": (0.1, 0.4, 0.7, 1.0), "alpha": (0.0, 0.1, 0.3, 0.6, 0.9)}
+"""The axes of the paper's figures: the printed ranges, in a few steps."""
+
+
+def table_5(preset: str) -> dict[str, Config]:
+    """The components one after the other: LIFT, +SG, +Init, +CF, +FIT."""
+    lift, sage = Config.preset(preset, "lift"), Config.preset(preset, "sage")
+    sg = lift.changed(adapter="sg")
+    init = sg.changed(templates=sage.templates)
+    return {"LIFT": lift, "+SG": sg, "+SG+Init": init, "+SG+Init+CF": init.changed(loss="cf"), "+SG+Init+CF+FIT": sage}
+
+
+def table_10(preset: str) -> dict[str, Config]:
+    """SG-Adapter with and without W_proj; all with the 60 templates and the compensation factor, without FIT."""
+    sg = Config.preset(preset, "sage").changed(fit=False)
+    return {"Baseline": sg.changed(adapter="adaptformer"), "+ SG-Adapter": sg,
+            "+ SG-Adapter (w/o W_proj)": sg.changed(gate="text")}
+
+
+def axes(preset: str, values: dict[str, tuple[float, ...]], fit: bool) -> dict[str, Config]:
+    """One setting moved at a time around the preset; the first row is the preset itself."""
+    base = Config.preset(preset, "sage").changed(fit=fit)
+    return {"preset": base, **{f"{key}={v:g}": base.changed(**{key: v}) for key, row in values.items() for v in row}}
+
+
+STUDIES: dict[str, Callable[[str], dict[str, Config]]] = {
+    "table5": table_5,
+    "table10": table_10,
+    "fig7": lambda preset: axes(preset, FIG_7, fit=True),
+    "fig8": lambda preset: axes(preset, FIG_8, fit=False),
+}
+
+
+def rows_of(study: str, preset: str) -> dict[str, Config]:
+    """The rows of one of ``STUDIES`` for a preset."""
+    if study not in STUDIES:
+        raise UserError(f"there is no study '{study}'.{nearest(study, STUDIES)} Studies: {', '.join(STUDIES)}.")
+    return STUDIES[study](preset)
+
+
+def summary(results: pd.DataFrame, definition: str = "own") -> pd.DataFrame:
+    """One row for each of ``sweep.results``' rows, over its finished seeds; accuracies and differences in percent.
+
+    Columns: ``row``, ``seeds``, ``failed``, and for each of all / head / medium / tail: its mean, ``_half`` (half width of the
+    t interval), ``_difference`` to the first row, with ``_low`` and ``_high`` (nan for the first row).
+    """
+    finished = results[results["status"] == "finished"]
+    first = results["row"].iloc[0]
+    base = finished[finished["row"] == first].set_index("seed")["path"]
+    rows = []
+    for name, part in results.groupby("row", sort=False):
+        done = part[part["status"] == "finished"]
+        row: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum())}
+        pairs = [(Run(base[s]), Run(p)) for s, p in zip(done["seed"], done["path"], strict=True) if s in base.index]
+        for group in group_names():
+            values = done[group].to_numpy(float) if len(done) else np.array([np.nan])
+            row |= {group: values.mean(), f"{group}_half": t_half_width(values)}
+            if name != first and pairs:
+                row |= {f"{group}_{key}": v for key, v in paired(pairs, group, definition).items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def paired(pairs: list[tuple[Run, Run]], group: str, definition: str = "own", seed: int = 0) -> dict[str, float]:
+    """Mean difference (second minus first, percent) over pairs of runs with one seed each, and its 95 % interval.
+
+    Two-level bootstrap: seeds are drawn with replacement, and in each drawn seed the images. Given a seed's share of images
+    won and lost, resampling its images is one multinomial draw.
+    """
+    shares, n = [], 0
+    for a, b in pairs:
+        first, second = a.predictions(), b.predictions()
+        if not np.array_equal(first.labels, second.labels):
+            raise UserError(f"{a.path} and {b.path} cannot be paired: their test images differ.")
+        chosen = np.ones(len(first.labels), bool)
+        if group != "all":
+            chosen = np.isin(first.labels, groups(a.metrics["group_counts"][definition])[group])
+        n = int(chosen.sum())
+        if n == 0:
+            return {"difference": np.nan, "low": np.nan, "high": np.nan}
+        won = (second.correct & ~first.correct)[chosen].mean()
+        lost = (first.correct & ~second.correct)[chosen].mean()
+        shares.append((won, lost, max(0.0, 1 - won - lost)))
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(shares), size=(DRAWS, len(shares)))
+    counts = rng.multinomial(n, np.asarray(shares)[drawn])  # (DRAWS, seeds, 3)
+    means = 100 * (counts[..., 0] - counts[..., 1]).mean(1) / n
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"difference": float(100 * np.mean([w - lost for w, lost, _ in shares])), "low": float(low), "high": float(high)}
+
+
+def save(results: pd.DataFrame, folder: Path) -> None:
+    """Write ``results.csv`` and ``summary.csv`` into the study's folder."""
+    write_atomic(folder / "results.csv", lambda path: results.to_csv(path, index=False))
+    write_atomic(folder / "summary.csv", lambda path: summary(results).to_csv(path, index=False))
