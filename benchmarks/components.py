@@ -2,11 +2,10 @@
 
     python benchmarks/components.py [SEEDS]
 
-Prints a Markdown table of top-1 in percent (mean and 95 % t interval over seeds). Runs are kept in build/components.
+Prints a Markdown table of top-1 in percent (mean and 95 % t interval over seeds). Runs are kept in build/points.
 """
 
 import sys
-from pathlib import Path
 
 from common import accuracy_table, train_all
 
@@ -27,4 +26,4 @@ BEFORE = {"classifier": "zero-shot", "LIFT": "zero-shot", "+ SG": "LIFT", "+ Ini
 
 if __name__ == "__main__":
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    print(accuracy_table(train_all(ROWS, seeds, Path("build/components")), BEFORE))
+    print(accuracy_table(train_all(ROWS, seeds), BEFORE))

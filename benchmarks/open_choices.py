@@ -4,7 +4,6 @@
 """
 
 import sys
-from pathlib import Path
 
 from common import accuracy_table, train_all
 
@@ -23,5 +22,5 @@ ROWS = {
 
 if __name__ == "__main__":
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    runs = train_all(ROWS, seeds, Path("build/open_choices"))
+    runs = train_all(ROWS, seeds)
     print(accuracy_table(runs, dict.fromkeys(list(ROWS)[1:], "zero, gradient, 0.5")))

@@ -3,7 +3,6 @@
     python benchmarks/search_lift.py
 """
 
-from pathlib import Path
 
 from common import accuracy_table, train_all
 
@@ -14,4 +13,4 @@ RATES = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 if __name__ == "__main__":
     rows = {f"lr {lr:g}": LIFT.changed(lr=lr) for lr in RATES}
-    print(accuracy_table(train_all(rows, 2, Path("build/search_lift")), {}))
+    print(accuracy_table(train_all(rows, 2), {}))
