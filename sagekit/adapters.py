@@ -85,7 +85,7 @@ class SGAdapter(nn.Module):
     """
 
     def __init__(self, width: int, bottleneck: int, alpha: float = 0.1, gate: Gate = "projection",
-                 gate_init: GateInit = "zero", scale_init: float = 1.0) -> None:
+                 gate_init: GateInit = "identity", scale_init: float = 1.0) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
             raise UserError(f"alpha is {alpha:g}; it weighs two branches (Eq 8) and must lie in 0..1.")

@@ -32,7 +32,7 @@ class Config(BaseModel):
     bottleneck: int | None = Field(None, ge=1, description="r; empty: 2^max(0, floor(log2(C / 2L))) (finding 6)")
     alpha: float = Field(0.1, ge=0, le=1, description="weight of the ReLU branch, Eq 8 (Table 8)")
     gate: Literal["projection", "vector", "text"] = Field("projection", description="W_proj, a plain vector, or none")
-    gate_init: Literal["zero", "identity", "kaiming"] = Field("zero", description="W_proj at the start; open choice")
+    gate_init: Literal["zero", "identity", "kaiming"] = Field("identity", description="W_proj at the start; open choice")
     scale_init: float = Field(1.0, description="s and s_vt of the adapters at the start (LIFT)")
     guidance_grad: bool = Field(True, description="gradient flows through w_bar into W; open choice")
     templates: Literal[1, 60] = Field(60, description="prompt templates that W starts from ('Init' in Table 5)")
