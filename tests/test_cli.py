@@ -48,6 +48,17 @@ def test_train_evaluate_compare_fold(tmp_path, capsys):
     assert call("evaluate", tmp_path / "sage", "--folded", capsys=capsys)[0] == 0
 
 
+def test_a_sweep_is_summarised_and_failures_are_listed(tmp_path, capsys):
+    text = "method: lift\nset: {largest_class: 6, imbalance_ratio: 2, test_per_class: 2, epochs: 1}\ngrid: {lr: [0.01, 1.0e+12]}\n"
+    (tmp_path / "rates.yaml").write_text(text)
+    code, out, err = call("sweep", tmp_path / "rates.yaml", "--runs", tmp_path, capsys=capsys)
+    assert code == 1, err
+    assert "lr=0.01" in out
+    assert "failed: lr=1000000000000.0, seed 0: UserError: the loss is" in out
+    assert "Mini-world numbers" in out
+    assert {p.name for p in (tmp_path / "rates").iterdir()} == {"results.csv", "summary.csv"}
+
+
 def test_presets(capsys):
     code, out, _ = call("presets", capsys=capsys)
     assert code == 0
@@ -85,6 +96,8 @@ def test_runs_folder_from_the_environment(tmp_path, monkeypatch, capsys):
     (["fold", "nowhere"], "nowhere is not a run"),
     (["compare"], "there are no finished runs"),
     (["dance"], "No such command 'dance'"),
+    (["study", "tabel5"], "Did you mean 'table5'"),
+    (["sweep", "none.yaml"], "cannot read the sweep none.yaml"),
 ])
 def test_mistakes_are_one_line_and_exit_2_and_write_nothing(arguments, message, tmp_path, monkeypatch, capsys):
     if arguments[-1] == "mps" and sys.platform == "darwin":
@@ -99,7 +112,8 @@ def test_mistakes_are_one_line_and_exit_2_and_write_nothing(arguments, message, 
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "compare", "fold", "pretrain", "presets"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "compare", "sweep", "study", "fold", "pretrain",
+                                     "presets"])
 def test_every_command_has_help(command, capsys):
     code, out, _ = call(command, "--help", capsys=capsys)
     assert code == 0
