@@ -49,8 +49,8 @@ def test_train_evaluate_compare_fold(tmp_path, capsys):
 
 
 def test_a_sweep_is_summarised_and_failures_are_listed(tmp_path, capsys):
-    text = "method: lift\nset: {largest_class: 6, imbalance_ratio: 2, test_per_class: 2, epochs: 1}\ngrid: {lr: [0.01, 1.0e+12]}\n"
-    (tmp_path / "rates.yaml").write_text(text)
+    tiny = "method: lift\nset: {largest_class: 6, imbalance_ratio: 2, test_per_class: 2, epochs: 1}\n"
+    (tmp_path / "rates.yaml").write_text(tiny + "grid: {lr: [0.01, 1.0e+12]}\n")
     code, out, err = call("sweep", tmp_path / "rates.yaml", "--runs", tmp_path, capsys=capsys)
     assert code == 1, err
     assert "lr=0.01" in out

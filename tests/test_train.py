@@ -182,7 +182,7 @@ def test_a_device_that_is_not_there(tmp_path):
 def test_two_processes_train_as_one(tmp_path, runs):
     """Accelerate with two CPU processes (gloo): the loss of one process with the same batch, to float tolerance."""
     sets = [f"--set={k}={v}" for k, v in SMALL.items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517", "-m", "sagekit",
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "sagekit",
                "train", "--device", "cpu", "--out", str(tmp_path / "two"), *sets]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
