@@ -213,7 +213,7 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
     frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
     save(frame, runs / name)
     if (frame["status"] == "finished").any():
-        _print_summary(name, summary(frame), mini=bool((frame.get("data") == "mini world").any()))
+        _print_summary(name, summary(frame), mini="mini world" in set(frame["data"]))
     failed = frame[frame["status"] == "failed"]
     for row in failed.to_dict("records"):
         console.print(f"failed: {row['row']}, seed {row['seed']}: {row['error']}", markup=False)

@@ -62,7 +62,7 @@ def differences(base: Run, other: Run, view: str = "single", definition: str = "
     members = groups(base.metrics["group_counts"][definition])
     rows = []
     for group in group_names():
-        chosen = np.ones(len(a.labels), bool) if group == "all" else np.isin(a.labels, members[group])
+        chosen = np.isin(a.labels, np.unique(a.labels) if group == "all" else members[group])
         if chosen.any():
             test = paired_difference(a.correct[chosen], b.correct[chosen])
             rows.append({"group": group, **{k: 100 * test[k] for k in ("difference", "low", "high")}, "p": test["p"],

@@ -96,9 +96,8 @@ def paired(pairs: list[tuple[Run, Run]], group: str, definition: str = "own", se
         first, second = a.predictions(), b.predictions()
         if not np.array_equal(first.labels, second.labels):
             raise UserError(f"{a.path} and {b.path} cannot be paired: their test images differ.")
-        chosen = np.ones(len(first.labels), bool)
-        if group != "all":
-            chosen = np.isin(first.labels, groups(a.metrics["group_counts"][definition])[group])
+        members = np.unique(first.labels) if group == "all" else groups(a.metrics["group_counts"][definition])[group]
+        chosen = np.isin(first.labels, members)
         n = int(chosen.sum())
         if n == 0:
             return {"difference": np.nan, "low": np.nan, "high": np.nan}
