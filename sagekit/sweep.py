@@ -7,6 +7,7 @@ that failed keeps its reason in ``error.txt`` and is tried again on request.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -93,22 +94,37 @@ def run_points(points: Iterable[Point], folder: Path, workers: int | None = None
                retry_failed: bool = False, show: bool = True) -> pd.DataFrame:
     """Train what is not trained yet and return ``results``.
 
-    ``workers`` processes (default: one a core, at most one a point) share the cores evenly; ``backend`` is one of joblib's
-    (loky, or dask and ray where they are installed and set up). Two points with one configuration are one run.
+    ``workers`` processes (default: one a core, at most one a point) share the cores evenly. ``backend`` is joblib's: loky;
+    dask, on the cluster that DASK_SCHEDULER_ADDRESS names or else on local processes; ray, where it is installed. Two points
+    with one configuration are one run.
     """
     points = list(points)
     todo = {p.name: p for p in points if not _done(folder / p.name, retry_failed)}
     cores = os.cpu_count() or 1
     workers = max(1, min(workers or cores, len(todo)))
     progress = bar(total=len(todo), what="runs", show=show)
-    try:
-        pool = Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")
-    except ValueError:
-        raise UserError(f"joblib has no back end '{backend}' here; loky always works, dask and ray when installed.") from None
-    for _ in pool(delayed(_run)(p.config, folder / p.name, max(1, cores // workers)) for p in todo.values()):
-        progress.update()
+    with _cluster(backend, workers) if todo else contextlib.nullcontext():
+        try:
+            pool = Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")
+        except ValueError:
+            raise UserError(f"joblib has no back end '{backend}' here; loky works, dask and ray where installed.") from None
+        for _ in pool(delayed(_run)(p.config, folder / p.name, max(1, cores // workers)) for p in todo.values()):
+            progress.update()
     progress.close()
     return results(points, folder)
+
+
+def _cluster(backend: str, workers: int) -> contextlib.AbstractContextManager[Any]:
+    """The Dask client that joblib's back end needs; nothing for the others."""
+    if backend != "dask":
+        return contextlib.nullcontext()
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError("the back end 'dask' needs the package distributed: pip install distributed.") from None
+    if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
+        return Client(address)
+    return Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
 
 def _done(path: Path, retry_failed: bool) -> bool:

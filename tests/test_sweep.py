@@ -68,6 +68,16 @@ def test_a_killed_sweep_continues(tmp_path):
     assert run_points(points, tmp_path, show=False)["status"].tolist() == ["finished", "finished"]
 
 
+def test_a_real_local_dask_cluster_trains_the_points(tmp_path, monkeypatch):
+    from distributed import LocalCluster
+
+    points = over_seeds({"a": tiny(), "b": tiny(lr=0.02)}, 1)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        frame = run_points(points, tmp_path, workers=2, backend="dask", show=False)
+    assert frame["status"].tolist() == ["finished", "finished"], frame["error"].tolist()
+
+
 def test_unknown_backend(tmp_path):
     with pytest.raises(UserError, match="no back end 'moon'"):
         run_points([Point("a", tiny())], tmp_path, backend="moon", show=False)
