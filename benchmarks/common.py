@@ -41,7 +41,7 @@ def _difference(frame: pd.DataFrame, base: pd.DataFrame, group: str) -> str:
 
 def _cell(values: np.ndarray) -> str:
     half = t_half_width(values)
-    return f"{values.mean():.1f} ± {half:.1f}" if half > 0 else f"{values.mean():.1f}"
+    return f"{values.mean():.1f} ± {half:.1f}" if half >= 0.05 else f"{values.mean():.1f}"
 
 
 def _markdown(frame: pd.DataFrame) -> str:

@@ -230,7 +230,7 @@ def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
                  title_justify="left")
     for row in frame.to_dict("records"):
         means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in group_names()]
-        pairs = ["" if row["row"] == first else _difference(row, g) for g in ("all", "tail")]
+        pairs = [_difference(row, g) for g in ("all", "tail")]
         grid.add_row(str(row["row"]), str(row["seeds"]), *means, *pairs)
     console.print(grid)
     console.print(f"Top-1, mean and 95 % t interval over seeds; differences paired by seed and image, bootstrap over both. "
@@ -265,6 +265,8 @@ def _print_runs(runs: list[Run], view: str, definition: str) -> None:
 
 
 def _difference(row: Mapping[Any, Any], group: str) -> str:
+    if row[group + "_difference"] != row[group + "_difference"]:  # nan: the first row, or nothing to pair
+        return ""
     return f"{row[group + '_difference']:+.1f} [{row[group + '_low']:+.1f}, {row[group + '_high']:+.1f}]"
 
 

@@ -79,8 +79,9 @@ def summary(results: pd.DataFrame, definition: str = "own") -> pd.DataFrame:
         for group in group_names():
             values = done[group].to_numpy(float) if len(done) else np.array([np.nan])
             row |= {group: values.mean(), f"{group}_half": t_half_width(values)}
-            if name != first and pairs:
-                row |= {f"{group}_{key}": v for key, v in paired(pairs, group, definition).items()}
+            unknown = {"difference": np.nan, "low": np.nan, "high": np.nan}
+            found = paired(pairs, group, definition) if name != first and pairs else unknown
+            row |= {f"{group}_{key}": value for key, value in found.items()}
         rows.append(row)
     return pd.DataFrame(rows)
 

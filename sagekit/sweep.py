@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 
 from .backbone import Backbone, load_backbone
 from .compare import table
@@ -103,25 +103,30 @@ def run_points(points: Iterable[Point], folder: Path, workers: int | None = None
     cores = os.cpu_count() or 1
     workers = max(1, min(workers or cores, len(todo)))
     progress = bar(total=len(todo), what="runs", show=show)
-    with _cluster(backend, workers) if todo else contextlib.nullcontext():
-        try:
-            pool = Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")
-        except ValueError:
-            raise UserError(f"joblib has no back end '{backend}' here; loky works, dask and ray where installed.") from None
-        for _ in pool(delayed(_run)(p.config, folder / p.name, max(1, cores // workers)) for p in todo.values()):
+    with _back_end(backend, workers):
+        for _ in Parallel(return_as="generator_unordered")(
+                delayed(_run)(p.config, folder / p.name, max(1, cores // workers)) for p in todo.values()):
             progress.update()
     progress.close()
     return results(points, folder)
 
 
-def _cluster(backend: str, workers: int) -> contextlib.AbstractContextManager[Any]:
-    """The Dask client that joblib's back end needs; nothing for the others."""
-    if backend != "dask":
-        return contextlib.nullcontext()
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UserError("the back end 'dask' needs the package distributed: pip install distributed.") from None
+@contextlib.contextmanager
+def _back_end(name: str, workers: int) -> Iterator[None]:
+    """joblib set to a back end, with the Dask client that ``dask`` needs."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if name == "dask":
+                stack.enter_context(_dask_client(workers))
+            stack.enter_context(parallel_config(name, n_jobs=workers))
+        except (ValueError, ImportError):
+            raise UserError(f"joblib has no back end '{name}' here; loky works, dask and ray where installed.") from None
+        yield
+
+
+def _dask_client(workers: int) -> contextlib.AbstractContextManager[Any]:
+    from distributed import Client
+
     if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
         return Client(address)
     return Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
