@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .errors import UserError
 
@@ -160,8 +161,8 @@ def presets(
             about = Config.model_fields[key].description or ""
             console.print(f"{key} = {value}" + (f"   # {about}" if about else ""), markup=False)
         return
-    keys = ("dataset", "backbone", "epochs", "lr", "alpha", "mu", "gamma", "lambda_1", "lambda_2", "lambda_3")
-    grid = Table("preset", *keys)
+    keys = ("epochs", "alpha", "mu", "gamma", "lambda_1", "lambda_2", "lambda_3")
+    grid = _table("preset", *keys)
     for preset in PRESETS:
         config = Config.preset(preset)
         grid.add_row(preset, *(str(getattr(config, key)) for key in keys))
@@ -226,8 +227,7 @@ def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
     from .metrics import group_names
 
     first = frame["row"].iloc[0]
-    grid = Table("row", "seeds", *(f"{g} %" for g in group_names()), f"all: to {first}", f"tail: to {first}", title=name,
-                 title_justify="left")
+    grid = _table("row", "seeds", *(f"{g} %" for g in group_names()), f"all: to {first}", f"tail: to {first}", title=name)
     for row in frame.to_dict("records"):
         means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in group_names()]
         pairs = [_difference(row, g) for g in ("all", "tail")]
@@ -237,6 +237,12 @@ def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
                   f"{4 * (len(frame) - 1)} comparisons: about one in twenty is off by chance alone.")
     if mini:
         console.print(MINI_NOTE)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    """A table that fits a narrow terminal: no frame, one space between columns, long names folded and not cut."""
+    return Table(*(Column(name, overflow="fold") for name in columns), title=title, title_justify="left",
+                 box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def _is_main_process() -> bool:
@@ -253,13 +259,13 @@ def _print_runs(runs: list[Run], view: str, definition: str) -> None:
     frame = table(runs, view, definition)
     metrics = runs[0].metrics
     shown = {"single": "single view", "five_crops": "five crops averaged"}[view]
-    grid = Table("run", "method", *(f"{g} %" for g in group_names()), "trained", "seconds", title=(
-        f"{metrics['data']}, {metrics['test_images']} test images, {shown}; {DEFINITIONS[definition]}"), title_justify="left")
+    grid = _table("run", "method", *(f"{g} %" for g in group_names()), "trained", "s", title=(
+        f"{metrics['data']}, {metrics['test_images']} test images, {shown}; {DEFINITIONS[definition]}"))
     for row in frame.to_dict("records"):
         grid.add_row(str(row["run"]), row["method"], *(_cell(row, g) for g in group_names()), f"{row['parameters']:,}",
                      f"{row['seconds']:.0f}")
     console.print(grid)
-    console.print("Top-1 with its 95 % bootstrap interval over test images.")
+    console.print("Top-1, and below it its 95 % bootstrap interval over test images; trained: parameters; s: seconds.")
     if metrics["mini_world"]:
         console.print(MINI_NOTE)
 
@@ -271,12 +277,12 @@ def _difference(row: Mapping[Any, Any], group: str) -> str:
 
 
 def _cell(row: Mapping[Any, Any], group: str) -> str:
-    return "-" if row[group] != row[group] else f"{row[group]:.1f} [{row[group + '_low']:.1f}, {row[group + '_high']:.1f}]"
+    return "-" if row[group] != row[group] else f"{row[group]:.1f}\n{row[group + '_low']:.1f}-{row[group + '_high']:.1f}"
 
 
 def _print_differences(base: Run, other: Run, frame: pd.DataFrame) -> None:
-    grid = Table("group", "difference (points)", "95 % interval", "p", "images", title=f"{other.name} minus {base.name}, "
-                 "paired on the same images", title_justify="left")
+    grid = _table("group", "difference (points)", "95 % interval", "p", "images",
+                  title=f"{other.name} minus {base.name}, paired on the same images")
     for row in frame.to_dict("records"):
         grid.add_row(row["group"], f"{row['difference']:+.1f}", f"[{row['low']:+.1f}, {row['high']:+.1f}]", f"{row['p']:.3f}",
                      str(row["images"]))
