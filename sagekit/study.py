@@ -62,8 +62,9 @@ def rows_of(study: str, preset: str) -> dict[str, Config]:
     return STUDIES[study](preset)
 
 
-def summary(results: pd.DataFrame, definition: str = "own") -> pd.DataFrame:
-    """One row for each of ``sweep.results``' rows, over its finished seeds; accuracies and differences in percent.
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """One row for each of ``sweep.results``' rows, over its finished seeds; accuracies and differences in percent, groups by
+    the data set's own counts.
 
     Columns: ``row``, ``seeds``, ``failed``, and for each of all / head / medium / tail: its mean, ``_half`` (half width of the
     t interval), ``_difference`` to the first row, with ``_low`` and ``_high`` (nan for the first row).
@@ -80,7 +81,7 @@ def summary(results: pd.DataFrame, definition: str = "own") -> pd.DataFrame:
             values = done[group].to_numpy(float) if len(done) else np.array([np.nan])
             row |= {group: values.mean(), f"{group}_half": t_half_width(values)}
             unknown = {"difference": np.nan, "low": np.nan, "high": np.nan}
-            found = paired(pairs, group, definition) if name != first and pairs else unknown
+            found = paired(pairs, group) if name != first and pairs else unknown
             row |= {f"{group}_{key}": value for key, value in found.items()}
         rows.append(row)
     return pd.DataFrame(rows)
