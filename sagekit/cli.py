@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         _stop(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        print("sagekit: stopped; the same command with --resume continues.", file=sys.stderr)
+        print("sagekit: stopped; the same command continues (train and pretrain: with --resume).", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a usage error of click, which newer typers bring inside them

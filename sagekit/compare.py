@@ -70,17 +70,6 @@ def differences(base: Run, other: Run, view: str = "single", definition: str = "
     return pd.DataFrame(rows)
 
 
-def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean of each method's runs in a ``table``, with the half width of the 95 % t interval over seeds (nan for one)."""
-    rows = []
-    for method, part in frame.groupby("method", sort=False):
-        row: dict[str, object] = {"method": method, "seeds": len(part)}
-        for group in group_names():
-            row |= {group: part[group].mean(), f"{group}_half": t_half_width(part[group].to_numpy())}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def t_half_width(values: np.ndarray) -> float:
     """Half width of the 95 % t interval of the mean of ``values`` (n,); nan for n < 2."""
     n = len(values)

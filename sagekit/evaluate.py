@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from .backbone import Backbone
+from .backbone import Backbone, load_backbone
 from .batches import evaluation_batches
 from .config import Config
 from .datasets import DataSet, Split, load_data
@@ -128,12 +128,12 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     """Measure a trained run again and write its predictions and metrics; returns the metrics.
 
     ``ensembling`` adds five crops (default: as the run was configured); ``changes`` are settings of this machine
-    (device, workers, data_root, ...). Raises ``UserError`` when the run's weights do not fit.
+    (device, workers, data_root, weights, ...). Raises ``UserError`` when the run's weights do not fit.
     """
     run = run if isinstance(run, Run) else Run(run)
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config)
     accelerator = accelerator_for(config)
-    model = load_model(run, data.class_names, folded=folded, device=accelerator.device)
+    model = load_model(run, data.class_names, load_backbone(config), folded, accelerator.device)
     record(run, model, data, config, accelerator, config.ensembling if ensembling is None else ensembling, show)
     return run.metrics

@@ -38,7 +38,7 @@ TABLE_8: dict[str, Hyperparameters] = {
 }
 
 CLASSES = {"CIFAR-100-LT": 100, "ImageNet-LT": 1000, "Places-LT": 365, "iNaturalist 2018": 8142}
-"""Section 5 of the notes; number of classes of each data set."""
+"""Number of classes of each data set (section 4.1)."""
 
 TABLE_12: dict[str, dict[str, float]] = {
     "Baseline": {"CIFAR-100-LT": 0.10, "ImageNet-LT": 0.62, "Places-LT": 0.18, "iNaturalist 2018": 4.75},

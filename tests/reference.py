@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sagekit import AdaptFormer, Model, SGAdapter
@@ -89,7 +88,3 @@ def compensated(z: Tensor, target: int, n: Tensor, gamma: float, mu: float) -> T
     factor = mu * n**gamma * n.sum() / (len(n) * n.min())
     weighted = torch.exp(z) * n * factor
     return -torch.log(weighted[target] / weighted.sum())
-
-
-def cross_entropy(z: Tensor, target: int) -> Tensor:
-    return -F.log_softmax(z, 0)[target]

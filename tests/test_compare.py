@@ -1,11 +1,10 @@
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from sagekit import Run, UserError
-from sagekit.compare import check_comparable, differences, over_seeds, t_half_width, table
+from sagekit.compare import check_comparable, differences, t_half_width, table
 
 
 def test_table_is_in_percent_with_intervals(runs):
@@ -26,12 +25,8 @@ def test_differences_are_paired(runs):
     assert frame["images"].tolist()[0] == 192
 
 
-def test_over_seeds():
-    frame = pd.DataFrame({"method": ["a", "a", "b"], **{g: [1.0, 3.0, 5.0] for g in ("all", "head", "medium", "tail")}})
-    summary = over_seeds(frame)
-    assert summary["all"].tolist() == [2, 5]
-    assert summary["all_half"].iloc[0] == pytest.approx(12.706, abs=1e-3)  # t(0.975, 1) * 1
-    assert np.isnan(summary["all_half"].iloc[1])
+def test_t_interval_by_hand():
+    assert t_half_width(np.array([1.0, 3.0])) == pytest.approx(12.706, abs=1e-3)  # t(0.975, 1) * sqrt(2) / sqrt(2)
 
 
 def test_t_interval_of_one_value_is_unknown():

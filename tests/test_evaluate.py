@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sagekit as sk
-from sagekit import Run, UserError
+from sagekit import Run, UserError, mini
 
 
 @pytest.fixture
@@ -53,6 +53,17 @@ def test_a_run_of_other_classes_is_refused(copy, data):
         sk.load_model(copy, ["round thing", *data.class_names[1:]])
     with pytest.raises(UserError, match="trained for 48 classes; the data has 3"):
         sk.load_model(copy, data.class_names[:3])
+
+
+def test_another_backbone_is_refused(copy):
+    with pytest.raises(UserError, match="trained on the backbone 'mini', not on 'ViT-B-32'"):
+        sk.evaluate(copy, show=False, backbone="ViT-B-32", pretrained="random")
+
+
+def test_the_backbone_s_weights_may_lie_elsewhere(copy, tmp_path):
+    before = copy.metrics["results"]
+    moved = shutil.copy(mini.WEIGHTS, tmp_path / "moved.safetensors")
+    assert sk.evaluate(copy, show=False, weights=moved)["results"] == before
 
 
 def test_folded_weights_that_are_missing(copy):

@@ -39,8 +39,8 @@ def test_algorithm_1_by_hand(tmp_path, backbone, data):
         torch.testing.assert_close(value, model.trained()[name].detach(), atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_training_learns(runs):
-    """More than zero-shot on the training views already after one epoch is not promised; a finite, falling loss is."""
+def test_one_epoch_stays_far_above_chance(runs):
+    """Chance is 1 in 48."""
     accuracy = {name: run.metrics["results"]["single"]["all"]["accuracy"] for name, run in runs.items()}
     assert accuracy["lift"] > 0.2
     assert accuracy["sage"] > 0.2
