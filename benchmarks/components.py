@@ -16,9 +16,9 @@ ROWS = {
     "zero-shot": Config.preset("mini", "zero-shot"),
     "classifier": Config.preset("mini", "classifier"),
     "LIFT": LIFT,
-    "+ SG": LIFT.changed(adapter="sg"),
-    "+ Init": LIFT.changed(adapter="sg", templates=60),
-    "+ CF": LIFT.changed(adapter="sg", templates=60, loss="cf"),
+    "+ SG": LIFT.changed(module="sg"),
+    "+ Init": LIFT.changed(module="sg", templates=60),
+    "+ CF": LIFT.changed(module="sg", templates=60, compensation=True),
     "+ FIT (Sage)": Config.preset("mini", "sage"),
 }
 BEFORE = {"classifier": "zero-shot", "LIFT": "zero-shot", "+ SG": "LIFT", "+ Init": "+ SG", "+ CF": "+ Init",

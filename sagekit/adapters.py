@@ -50,6 +50,11 @@ def _up(bottleneck: int, width: int) -> nn.Linear:
     return layer
 
 
+def _scaled(layer: nn.Linear, scale: Tensor, hidden: Tensor) -> Tensor:
+    """s * layer(hidden), with s taken into the weights: they are smaller than the tokens."""
+    return F.linear(hidden, scale * layer.weight, scale * layer.bias)
+
+
 class AdaptFormer(nn.Module):
     """LIFT's adapter, Eq 5-6: (2r + 3) d + r + 1 parameters. Starts as the zero function (W_up = 0).
 
@@ -68,7 +73,7 @@ class AdaptFormer(nn.Module):
 
     def forward(self, tokens: Tensor, guidance: Tensor | None = None) -> Tensor:
         """``tokens`` (..., d) -> s * a (..., d), to be added to the residual stream. ``guidance`` is not used."""
-        return self.scale * self.up(F.relu(self.down(self.norm(tokens))))
+        return _scaled(self.up, self.scale, F.relu(self.down(self.norm(tokens))))
 
 
 class SGAdapter(nn.Module):
@@ -118,7 +123,7 @@ class SGAdapter(nn.Module):
         """
         weight, bias = self._down_weights(guidance)
         hidden = F.linear(self.norm(tokens), weight, bias)  # (..., 2r)
-        return self.scale * self.up(F.leaky_relu(hidden, 1 - self.alpha))
+        return _scaled(self.up, self.scale, F.leaky_relu(hidden, 1 - self.alpha))
 
     def _down_weights(self, guidance: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (2r, d) and bias (2r,) that take f_v to u."""

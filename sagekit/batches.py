@@ -22,6 +22,9 @@ from .config import Config
 from .datasets import Split
 from .errors import UserError
 
+VIEWS_A_STEP = {"proco": 2}
+"""Losses that need more than one view of every image."""
+
 
 def steps_per_epoch(split: Split, config: Config) -> int:
     """Full batches of ``config.batch_size`` in one epoch."""
@@ -37,7 +40,8 @@ def train_batches(split: Split, config: Config, size: int, epoch: int, device: t
                   processes: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this process's parts of the epoch's batches: images float (b, 3, size, size) in 0..1, labels (b,).
 
-    A batch of ``config.batch_size`` is dealt evenly to ``processes`` and then to ``config.accumulate`` parts.
+    A batch of ``config.batch_size`` is dealt evenly to ``processes`` and then to ``config.accumulate`` parts. With
+    ``VIEWS_A_STEP`` views of an image, all first views come before all second ones, and ``labels`` are repeated.
     """
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed_of(config.seed, epoch)))
     batches = order[: steps_per_epoch(split, config) * config.batch_size].split(config.batch_size)
@@ -50,10 +54,12 @@ def train_batches(split: Split, config: Config, size: int, epoch: int, device: t
     images = split.images.to(device)
     for step, batch in enumerate(batches):
         g = torch.Generator().manual_seed(seed_of(config.seed, epoch, step))
-        boxes, flips = views.draw_train_views(config.batch_size, images.shape[-2], images.shape[-1], config, g)
+        drawn = [views.draw_train_views(config.batch_size, images.shape[-2], images.shape[-1], config, g)
+                 for _ in range(VIEWS_A_STEP.get(config.loss, 1))]
         for part in mine:
-            view = views.crop_and_resize(images[batch[part].to(device)], boxes[part], size, flips[part]) / 255
-            yield view, split.labels[batch[part]].to(device)
+            chosen = images[batch[part].to(device)]
+            view = torch.cat([views.crop_and_resize(chosen, boxes[part], size, flips[part]) / 255 for boxes, flips in drawn])
+            yield view, split.labels[batch[part]].repeat(len(drawn)).to(device)
 
 
 def evaluation_batches(split: Split, config: Config, size: int, device: torch.device, ensembling: bool, rank: int = 0,

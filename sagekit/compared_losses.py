@@ -5,7 +5,8 @@ With logits z (or cosines c = cos theta), label y, counts n, pi = n / sum n, K c
     CE               CE(z)
     focal            (1 - p_y)^g CE(z)                                                                      g = 2
     class-balanced   w_y CE(z),  w_j ~ (1 - b) / (1 - b^n_j), mean 1 over classes                           b = 0.9999
-    CDB-W-CE         w_y CE(z),  w_j ~ (1 - accuracy_j)^tau, mean 1 over classes
+    CDB-W-CE         w_y CE(z),  w_j ~ (1 - a_j)^tau, mean 1 over classes, a_j the accuracy of class j;
+                     tau = sigmoid( max a / (min a + 0.01) )
     LDAM             CE( s (c_j - 1[j=y] m_y) ),  m_j = 0.5 (n_min / n_j)^(1/4)                              s = 30
     LADE             CE(z + log pi) + a R,  R = -sum_c pi_c (A_c - B_c - l B_c^2)                             a = 0.1, l = 0.01
                      A_c = mean of z_c over the batch's images of class c,  B_c = log mean exp(z_c - log pi_c - log K)
@@ -55,9 +56,11 @@ def effective_number_weights(class_counts: Tensor, beta: float = 0.9999) -> Tens
     return weights / weights.mean()
 
 
-def difficulty_weights(class_accuracy: Tensor, tau: float = 1.0) -> Tensor:
-    """CDB's class weights float64 (C,) from class accuracies in 0..1, with mean 1; all 1 when no class is difficult."""
-    weights = (1 - class_accuracy.double()) ** tau
+def difficulty_weights(class_accuracy: Tensor) -> Tensor:
+    """CDB's class weights float64 (C,) from class accuracies in 0..1, with mean 1 and the dynamic exponent of Sinha et al.'s
+    code; all 1 when no class is difficult."""
+    a = class_accuracy.double()
+    weights = (1 - a) ** torch.sigmoid(a.max() / (a.min() + 0.01))
     return weights / weights.mean() if weights.sum() > 0 else torch.ones_like(weights)
 
 

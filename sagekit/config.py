@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UserError, nearest
 from .paper import TABLE_8
 from .prompts import SINGLE
 
-Method = Literal["zero-shot", "classifier", "lift", "sage"]
+Method = Literal["zero-shot", "classifier", "lift", "sage", "scratch"]
+Module = Literal["none", "bitfit", "vpt-shallow", "vpt-deep", "adapter", "lora", "adaptformer", "sg", "full"]
+Loss = Literal["ce", "focal", "class-balanced", "cdb", "la", "ldam", "ldam-drw", "lade", "kps", "dbm", "proco"]
+COSINE_LOSSES = ("ldam", "ldam-drw", "kps", "dbm")
+"""Losses that are defined on cosines, and so need a cosine classifier and no feature interchange."""
+SCRATCH = "resnet32"
+"""The backbone that is trained from scratch (Table 7)."""
 
 
 class Config(BaseModel):
@@ -28,8 +34,9 @@ class Config(BaseModel):
     # --- what is trained ---
     preset_name: str = Field("mini", description="the preset that this configuration started from")
     method: Method = Field("sage", description="label of the method; sets the switches of METHODS")
-    adapter: Literal["none", "adaptformer", "sg"] = Field("sg", description="module in every block: Eq 5-6 or Eq 7-9")
+    module: Module = Field("sg", description="what is trained in every block (Table 9); sg: Eq 7-9, adaptformer: Eq 5-6")
     bottleneck: int | None = Field(None, ge=1, description="r; empty: 2^max(0, floor(log2(C / 2L))) (finding 6)")
+    prompts: int = Field(10, ge=1, description="p, prompt tokens of vpt-shallow and vpt-deep")
     alpha: float = Field(0.1, ge=0, le=1, description="weight of the ReLU branch, Eq 8 (Table 8)")
     gate: Literal["projection", "vector", "text"] = Field("projection", description="W_proj, a plain vector, or none")
     gate_init: Literal["zero", "identity", "kaiming"] = Field("identity", description="W_proj at the start; open choice")
@@ -44,7 +51,8 @@ class Config(BaseModel):
     fit_init: float = Field(0.5, description="s_1 and s_2 at the start; open choice")
 
     # --- loss ---
-    loss: Literal["ce", "la", "cf"] = Field("cf", description="cross entropy, Eq 1, or Eq 22")
+    loss: Loss = Field("la", description="Eq 1 (la), or one of the losses that the paper compares (compared_losses)")
+    compensation: bool = Field(True, description="the factor of Eq 21 in the loss ('CF'); with la this is Eq 22")
     tau: float = Field(1.0, ge=0, description="of loss 'la'; 1 in the paper")
     gamma: float = Field(0.05, ge=0, le=1, description="Eq 21 (Table 8)")
     mu: float = Field(0.5, gt=0, description="Eq 21 (Table 8); cancels in Eq 22")
@@ -65,11 +73,17 @@ class Config(BaseModel):
     test_share: float = Field(0.2, gt=0, lt=1, description="of a folder without a test/ split, kept for the test")
 
     # --- foundation model ---
-    backbone: str = Field("mini", description="'mini' or an open_clip ViT such as ViT-B-16-quickgelu")
+    backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, or 'resnet32'")
     pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai; 'random': none (benchmarks)")
     weights: Path | None = Field(None, description="local weight file instead of the tag (safetensors or state dict)")
 
+    # --- a network from scratch (backbone=resnet32) ---
+    head: Literal["linear", "cosine"] = Field("linear", description="its classifier; margin losses need cosine")
+    image_size: int = Field(32, ge=8, description="pixels that it sees (a CLIP knows its own size)")
+
     # --- views ---
+    train_view: Literal["resized", "padded"] = Field(
+        "resized", description="RandomResizedCrop (LIFT), or shifted by up to an eighth (from scratch)")
     crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of RandomResizedCrop (LIFT)")
     flip: bool = Field(True, description="horizontal flip with probability 1/2 (LIFT)")
     test_resize: int = Field(256, ge=8, description="pixels; then a centre crop of the model's image size (LIFT)")
@@ -81,14 +95,34 @@ class Config(BaseModel):
     batch_size: int = Field(128, ge=1, description="images a step, over all devices and accumulated parts")
     accumulate: int = Field(1, ge=1, description="parts that a batch is split into")
     lr: float = Field(0.01, gt=0)
-    schedule: Literal["epoch", "step"] = Field("epoch", description="how often the cosine is stepped (LIFT: epoch)")
+    schedule: Literal["epoch", "step", "milestones"] = Field(
+        "epoch", description="cosine stepped per epoch (LIFT) or step; milestones: times 'decay' after 80 % and after 90 %")
+    decay: float = Field(0.01, gt=0, le=1, description="of schedule 'milestones'")
+    warmup_epochs: int = Field(0, ge=0, description="epochs of linear warm-up (schedule 'milestones')")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", pattern="^(auto|cpu|cuda|mps)$")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPU, fp32 elsewhere")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the machine computes it fast")
     workers: int = Field(2, ge=0, description="processes that decode images (lists and folders)")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        scratch = self.backbone == SCRATCH
+        if scratch != (self.method == "scratch"):
+            raise ValueError(f"method scratch and backbone {SCRATCH} go together")
+        if scratch and (self.module != "none" or self.fit):
+            raise ValueError("a network from scratch has no frozen model: it needs module=none and fit=false")
+        if self.loss in COSINE_LOSSES and self.fit:
+            raise ValueError(f"loss {self.loss} is defined on cosines and FIT's sum is none; set fit=false")
+        if self.loss in COSINE_LOSSES and scratch and self.head != "cosine":
+            raise ValueError(f"loss {self.loss} needs head=cosine")
+        if self.loss == "la" and self.compensation and self.tau != 1:
+            raise ValueError("Eq 22 has tau = 1; set compensation=false to move tau (tau = 1 + gamma is the same loss)")
+        if self.loss == "proco" and not scratch:
+            raise ValueError("loss proco trains a projection of its own: it needs method scratch")
+        return self
 
     @classmethod
     def preset(cls, name: str, method: str = "sage", **changes: Any) -> Config:
@@ -100,7 +134,8 @@ class Config(BaseModel):
             raise UserError(f"there is no preset '{name}'.{nearest(name, PRESETS)} `sagekit presets` lists them.")
         if method not in METHODS:
             raise UserError(f"there is no method '{method}'.{nearest(method, METHODS)} Methods: {', '.join(METHODS)}.")
-        return cls.checked({**PRESETS[name], **METHODS[method], "preset_name": name, "method": method, **changes})
+        layers = {**PRESETS[name], **METHODS[method], **(_MINI_SCRATCH if (name, method) == ("mini", "scratch") else {})}
+        return cls.checked({**layers, "preset_name": name, "method": method, **changes})
 
     def changed(self, **changes: Any) -> Config:
         """A copy with some settings changed; validated like ``preset``."""
@@ -113,6 +148,8 @@ class Config(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:  # a rule of _fits_together
+                raise UserError(f"settings: {first['msg'].removeprefix('Value error, ')}.") from None
             key = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
                 raise UserError(f"there is no setting '{key}'.{nearest(key, cls.model_fields)}") from None
@@ -159,10 +196,14 @@ def _number(value: Any) -> Any:
 
 
 METHODS: dict[str, dict[str, Any]] = {
-    "zero-shot": {"adapter": "none", "templates": 60, "loss": "la", "fit": False, "epochs": 0},
-    "classifier": {"adapter": "none", "templates": 1, "loss": "la", "fit": False},
-    "lift": {"adapter": "adaptformer", "templates": 1, "loss": "la", "fit": False},
-    "sage": {"adapter": "sg", "templates": 60, "loss": "cf", "fit": True},
+    "zero-shot": {"module": "none", "templates": 60, "compensation": False, "fit": False, "epochs": 0},
+    "classifier": {"module": "none", "templates": 1, "compensation": False, "fit": False},
+    "lift": {"module": "adaptformer", "templates": 1, "compensation": False, "fit": False},
+    "sage": {"module": "sg", "templates": 60, "compensation": True, "fit": True},
+    # The common protocol of CIFAR-100-LT from scratch; Table 7's methods differ from it where study.table_7 says.
+    "scratch": {"backbone": SCRATCH, "pretrained": "", "module": "none", "fit": False, "loss": "ce", "compensation": False,
+                "train_view": "padded", "test_resize": 32, "ensemble_margin": 4, "epochs": 200, "batch_size": 128, "lr": 0.1,
+                "weight_decay": 2e-4, "schedule": "milestones", "warmup_epochs": 5},
 }
 
 _REAL: dict[str, Any] = {"backbone": "ViT-B-16-quickgelu", "pretrained": "openai"}
@@ -186,6 +227,11 @@ _MINI: dict[str, Any] = {
     "dataset": "world", "backbone": "mini", "bottleneck": 8, "epochs": 5, "batch_size": 64, "lr": 0.01,
     "crop_scale": (0.6, 1.0), "test_resize": 48, "ensemble_margin": 6,
 }
+
+# From scratch on the mini world: the downstream images have half of their 48 px as resolution, and two cores have little
+# time, so smaller images and fewer, smaller batches.
+_MINI_SCRATCH: dict[str, Any] = {"image_size": 24, "test_resize": 24, "ensemble_margin": 3, "epochs": 20, "batch_size": 64,
+                                 "warmup_epochs": 1}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": _MINI,

@@ -6,7 +6,6 @@ averaged, finding 10). Every number says which.
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +16,32 @@ from accelerate.utils import gather_object
 
 from .backbone import Backbone, load_backbone
 from .batches import evaluation_batches
+from .classifier import Classifier
 from .config import Config
 from .datasets import DataSet, Split, load_data
-from .errors import UserError
+from .devices import accelerator_for, measuring_precision
 from .metrics import measure
-from .model import Model, build_model
+from .model import Model, build_classifier
 from .progress import bar
 from .runs import Predictions, Run
 
 
-def accelerator_for(config: Config) -> Accelerator:
-    """Accelerate's view of the devices; raises ``UserError`` when ``config.device`` is not on this machine."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(config.device, True):
-        raise UserError(f"there is no {config.device} device on this machine; use --set device=auto or cpu.")
-    return Accelerator(cpu=config.device == "cpu", step_scheduler_with_optimizer=False)
-
-
-def autocast(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 for products when ``config.precision`` asks for it (auto: on a GPU); trained weights stay float32."""
-    use = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if use else contextlib.nullcontext()
-
-
 @torch.no_grad()
-def predict(model: Model, split: Split, config: Config, accelerator: Accelerator, ensembling: bool = False,
+def predict(model: Classifier, split: Split, config: Config, accelerator: Accelerator, ensembling: bool = False,
             show: bool = True) -> Predictions:
     """Logits of every image of ``split``, in order; with several processes each computes a share.
 
     Five crops are averaged logit by logit, z, z_v and z_t alike.
     """
     device, processes = accelerator.device, accelerator.num_processes
-    batches = evaluation_batches(split, config, model.backbone.image_size, device, ensembling,
+    batches = evaluation_batches(split, config, model.image_size, device, ensembling,
                                  accelerator.process_index, processes)
     model.eval()
     parts = []
     progress = bar(total=len(split), what="test, five crops" if ensembling else "test",
                    show=show and accelerator.is_main_process)
     for crops, index in batches:
-        with autocast(config, device):
+        with measuring_precision(config, device):
             logits = [model(crop) for crop in crops]
         mean = [torch.stack(z).float().mean(0).cpu().numpy() if z[0] is not None else None for z in zip(*logits, strict=True)]
         parts.append((index.numpy(), mean[:3]))
@@ -72,7 +58,7 @@ def predict(model: Model, split: Split, config: Config, accelerator: Accelerator
     return Predictions(split.labels.numpy(), joined(0), z_v, z_t, *scalars)
 
 
-def record(run: Run, model: Model, data: DataSet, config: Config, accelerator: Accelerator, ensembling: bool,
+def record(run: Run, model: Classifier, data: DataSet, config: Config, accelerator: Accelerator, ensembling: bool,
            show: bool = True) -> None:
     """Predict the test set, measure, and write ``predictions.npz`` and ``metrics.json``."""
     views = {"single": predict(model, data.test, config, accelerator, False, show)}
@@ -88,7 +74,7 @@ def record(run: Run, model: Model, data: DataSet, config: Config, accelerator: A
             "class_names": data.class_names,
             "class_counts": data.class_counts.tolist(),
             "group_counts": {name: counts.tolist() for name, counts in data.group_counts.items()},
-            "trainable_parameters": parameters(model, config),
+            "trainable_parameters": {} if config.method == "zero-shot" else model.parameter_counts(),
             "train_seconds": float(history["seconds"].sum()) if len(history) else 0.0,
             "results": {view: _measured(run.predictions(view), data) for view in views},
         })
@@ -100,24 +86,16 @@ def _measured(stored: Predictions, data: DataSet) -> dict[str, Any]:
     return measure(stored.logits, stored.labels, data.group_counts)
 
 
-def parameters(model: Model, config: Config) -> dict[str, int]:
-    """How many parameters were trained: adapters, classifier rows, FIT scalars."""
-    if config.method == "zero-shot":
-        return {"adapters": 0, "classifier": 0, "fit": 0}
-    adapters = 0 if model.adapters is None else sum(p.numel() for p in model.adapters.parameters())
-    return {"adapters": adapters, "classifier": model.classifier.numel(), "fit": 2 if model.fit else 0}
-
-
 def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False,
-               device: torch.device | str = "cpu") -> Model:
+               device: torch.device | str = "cpu") -> Classifier:
     """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote."""
     file = "folded.safetensors" if folded else "weights.safetensors"
     if run.config.method != "zero-shot":
         run.check_fits(backbone.name if backbone else run.config.backbone, class_names, file)
-    model = build_model(run.config, class_names, backbone, device)
+    model = build_classifier(run.config, class_names, backbone, device)
     if run.config.method == "zero-shot":
         return model
-    if folded:
+    if folded and isinstance(model, Model):
         model.fold()
     model.load_trained(run.weights(file), str(run.path / file))
     return model

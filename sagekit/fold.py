@@ -10,7 +10,9 @@ import torch
 from .adapters import count
 from .batches import evaluation_batches
 from .datasets import load_data
+from .errors import UserError
 from .evaluate import load_model
+from .model import Model
 from .runs import Run
 
 
@@ -33,10 +35,12 @@ def fold_run(path: Path) -> Folding:
     run = Run(path)
     data = load_data(run.config)
     model = load_model(run, data.class_names).eval()
-    (images,), _ = next(evaluation_batches(data.test, run.config, model.backbone.image_size, torch.device("cpu"), False))
+    if not isinstance(model, Model):
+        raise UserError(f"{path} was trained from scratch and has no SG-Adapters to fold.")
+    (images,), _ = next(evaluation_batches(data.test, run.config, model.image_size, torch.device("cpu"), False))
     before = model(images).prediction
     parameters = 0 if model.adapters is None else count(model.adapters)
     model.fold()
     assert model.adapters is not None
-    run.write_weights(model.trained(), model.backbone.name, data.class_names, "folded.safetensors")
+    run.write_weights(model.trained(), model.name, data.class_names, "folded.safetensors")
     return Folding(parameters, count(model.adapters), (model(images).prediction - before).abs().max().item(), len(images))

@@ -17,9 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import compared_losses
+from .classifier import Logits
 from .config import Config
 from .errors import UserError
-from .model import Logits
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""l(logits (B, C), target int64 (B,)) -> the mean over the batch, a scalar."""
 
 
 def logit_adjusted(logits: Tensor, target: Tensor, class_counts: Tensor, tau: float = 1.0) -> Tensor:
@@ -49,22 +53,42 @@ def compensated(logits: Tensor, target: Tensor, class_counts: Tensor, gamma: flo
     return F.cross_entropy(logits + adjustment, target)
 
 
-def criterion(config: Config, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss l(logits, target) that ``config.loss`` names, with its settings filled in."""
-    if config.loss == "ce":
-        return F.cross_entropy
-    if config.loss == "la":
-        return lambda logits, target: logit_adjusted(logits, target, class_counts, config.tau)
-    return lambda logits, target: compensated(logits, target, class_counts, config.gamma, config.mu)
+def criterion(config: Config, class_counts: Tensor, epoch: int = 0, class_accuracy: Tensor | None = None) -> Loss:
+    """The loss l(logits, target) that ``config.loss`` names, with its settings filled in, for ``epoch`` = 0..epochs-1.
+
+    Deferred parts start at their published share of the epochs: LDAM's weights after 80 %, KPS's gradient adjustment after
+    60 %. ``class_accuracy`` (C,) of the epoch before is CDB's difficulty; without it no class is difficult yet.
+    """
+    n, name, done = class_counts, config.loss, epoch / max(1, config.epochs)
+    gamma = config.gamma if config.compensation else 0.0
+    if name in ("la", "proco"):
+        if config.compensation:
+            return lambda logits, target: compensated(logits, target, n, config.gamma, config.mu)
+        return lambda logits, target: logit_adjusted(logits, target, n, config.tau)
+    if name in ("ce", "class-balanced", "cdb"):
+        weights = {"ce": None, "class-balanced": compared_losses.effective_number_weights(n),
+                   "cdb": None if class_accuracy is None else compared_losses.difficulty_weights(class_accuracy)}[name]
+        return lambda logits, target: compared_losses.cross_entropy(logits, target, n, gamma, weights)
+    if name in ("focal", "lade"):
+        plain = compared_losses.focal if name == "focal" else compared_losses.lade
+        return lambda logits, target: plain(logits, target, n, gamma)
+    k = config.logit_scale
+    if name == "kps":
+        return lambda logits, target: compared_losses.kps(logits / k, target, n, gamma, adjust_gradient=done >= 0.6)
+    if name == "dbm":
+        return lambda logits, target: compared_losses.dbm(logits / k, target, n, gamma)
+    weights = compared_losses.effective_number_weights(n) if name == "ldam-drw" and done >= 0.8 else None
+    return lambda logits, target: compared_losses.ldam(logits / k, target, n, gamma, weights=weights)
 
 
-def interchange_loss(logits: Logits, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor], config: Config) -> dict[
+def interchange_loss(logits: Logits, target: Tensor, loss: Loss, config: Config) -> dict[
         str, Tensor]:
     """Eq 24 and its terms: ``loss`` is l', ``z``, ``z_v``, ``z_t``, ``prediction`` the unweighted l of each.
 
     Without FIT the only term is l(z).
     """
-    terms = {name: loss(value, target) for name, value in logits._asdict().items() if value is not None}
+    parts = {"z": logits.z, "z_v": logits.z_v, "z_t": logits.z_t, "prediction": logits.prediction}
+    terms = {name: loss(value, target) for name, value in parts.items() if value is not None}
     if logits.z_v is None:
         return {"loss": terms["z"], "z": terms["z"]}
     total = (terms["z"] + config.lambda_1 * terms["z_v"] + config.lambda_2 * terms["z_t"]

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import mini, world
+from .devices import autocast
 from .errors import UserError
 from .files import load_tensors, save_tensors, sha256, write_atomic, write_text
 from .progress import bar
@@ -115,8 +115,7 @@ def pretrain(out: Path, steps: int, seed: int = 0, resume: bool = False) -> dict
         images, captions = batch(seed, step, tokenizer)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
-        # bf16 with plain attention: on CPUs the fused attention's backward pass is several times slower at 37 tokens.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with autocast(torch.device("cpu")):
             image, text, scale = model(images, captions)[:3]
         loss = contrastive_loss(image, text, scale, captions)
         optimizer.zero_grad()

@@ -29,15 +29,15 @@ FIG_8 = {"gamma": (0.0, 0.02, 0.04, 0.06, 0.09), "mu": (0.1, 0.4, 0.7, 1.0), "al
 def table_5(preset: str) -> dict[str, Config]:
     """The components one after the other: LIFT, +SG, +Init, +CF, +FIT."""
     lift, sage = Config.preset(preset, "lift"), Config.preset(preset, "sage")
-    sg = lift.changed(adapter="sg")
+    sg = lift.changed(module="sg")
     init = sg.changed(templates=sage.templates)
-    return {"LIFT": lift, "+SG": sg, "+SG+Init": init, "+SG+Init+CF": init.changed(loss="cf"), "+SG+Init+CF+FIT": sage}
+    return {"LIFT": lift, "+SG": sg, "+SG+Init": init, "+SG+Init+CF": init.changed(compensation=True), "+SG+Init+CF+FIT": sage}
 
 
 def table_10(preset: str) -> dict[str, Config]:
     """SG-Adapter with and without W_proj; all with the 60 templates and the compensation factor, without FIT."""
     sg = Config.preset(preset, "sage").changed(fit=False)
-    return {"Baseline": sg.changed(adapter="adaptformer"), "+ SG-Adapter": sg,
+    return {"Baseline": sg.changed(module="adaptformer"), "+ SG-Adapter": sg,
             "+ SG-Adapter (w/o W_proj)": sg.changed(gate="text")}
 
 

@@ -1,7 +1,8 @@
 """The views of an image: what the model sees in training and in the test.
 
-Training: RandomResizedCrop and horizontal flip. Test: resize, centre crop. Five-crop ensembling: resize to a little
-more than the crop, take the corners and the centre, and average the five crops' logits (finding 10).
+Training: RandomResizedCrop and horizontal flip (from scratch: a padded, shifted image in place of the crop). Test: resize,
+centre crop. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre, and average the five
+crops' logits (finding 10).
 Sets that fit in memory are cropped and flipped in one batched call where they live; photographs use torchvision.
 """
 
@@ -40,8 +41,8 @@ def draw_boxes(n: int, height: int, width: int, scale: tuple[float, float], g: t
 def crop_and_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
     """Cut ``boxes`` (B, 4) out of ``images`` (B, 3, H, W), resize to ``size`` and mirror the rows of bool ``flip`` (B,).
 
-    Bilinear with the crop's edge repeated; no antialiasing, so it is for enlarging. Returns float
-    (B, 3, size, size) in the range of ``images``.
+    Bilinear with the crop's edge repeated and zero outside the image; no antialiasing, so it is for enlarging (or halving,
+    which averages 2 x 2 pixels). Returns float (B, 3, size, size) in the range of ``images``.
     """
     height, width = images.shape[-2:]
     top, left, h, w = (part.view(-1, 1) for part in boxes.to(images.device).T)
@@ -56,9 +57,21 @@ def crop_and_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> T
     return F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
 
 
+def draw_shifts(n: int, height: int, width: int, g: torch.Generator) -> Tensor:
+    """Boxes of the whole image, shifted by up to an eighth of it in whole pixels: (n, 4) as ``draw_boxes``.
+
+    What lies outside is black: the usual four-pixel padding and random crop of CIFAR's 32 px.
+    """
+    top, left = ((torch.rand(n, generator=g) * (2 * (side // 8) + 1)).floor() - side // 8 for side in (height, width))
+    return torch.stack([top, left, torch.full((n,), float(height)), torch.full((n,), float(width))], 1)
+
+
 def draw_train_views(n: int, height: int, width: int, config: Config, g: torch.Generator) -> tuple[Tensor, Tensor]:
     """The random choices for n images: boxes (n, 4) and flips bool (n,). ``g`` decides everything."""
-    boxes = draw_boxes(n, height, width, config.crop_scale, g)
+    if config.train_view == "padded":
+        boxes = draw_shifts(n, height, width, g)
+    else:
+        boxes = draw_boxes(n, height, width, config.crop_scale, g)
     return boxes, (torch.rand(n, generator=g) < 0.5) & torch.tensor(config.flip)
 
 

@@ -24,8 +24,8 @@ def test_every_preset_survives_yaml(tmp_path, name, method):
 
 def test_methods_set_the_switches():
     lift, sage = Config.preset("cifar100-lt-100", "lift"), Config.preset("cifar100-lt-100")
-    assert (lift.adapter, lift.templates, lift.loss, lift.fit) == ("adaptformer", 1, "la", False)
-    assert (sage.adapter, sage.templates, sage.loss, sage.fit) == ("sg", 60, "cf", True)
+    assert (lift.module, lift.templates, lift.compensation, lift.fit) == ("adaptformer", 1, False, False)
+    assert (sage.module, sage.templates, sage.compensation, sage.fit) == ("sg", 60, True, True)
     assert Config.preset("mini", "zero-shot").epochs == 0
 
 

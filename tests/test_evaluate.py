@@ -73,6 +73,6 @@ def test_folded_weights_that_are_missing(copy):
 
 def test_parameters_are_counted(runs, backbone):
     assert runs["sage"].metrics["trainable_parameters"] == {
-        "adapters": sum(p.numel() for n, p in runs["sage"].weights().items() if n.startswith("adapters")),
+        "module": sum(p.numel() for n, p in runs["sage"].weights().items() if n.startswith("adapters")),
         "classifier": 48 * 128, "fit": 2}
     assert sum(runs["zero-shot"].metrics["trainable_parameters"].values()) == 0

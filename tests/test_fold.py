@@ -17,7 +17,7 @@ def test_a_folded_run_predicts_the_same(runs, tmp_path):
     before = Run(path).metrics["results"]["single"]["all"]["accuracy"]
     metrics = sk.evaluate(str(path), folded=True, show=False)
     assert metrics["results"]["single"]["all"]["accuracy"] == pytest.approx(before, abs=0.006)  # one image of 192
-    assert metrics["trainable_parameters"]["adapters"] == result.after
+    assert metrics["trainable_parameters"]["module"] == result.after
 
 
 def test_only_sage_folds(runs):

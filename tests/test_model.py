@@ -15,7 +15,7 @@ def double(config: Config) -> Model:
     return shaken(build_model(config, NAMES, load_backbone(config)))
 
 
-@pytest.mark.parametrize("changes", [{}, {"guidance_grad": False}, {"alpha": 0.8}, {"adapter": "adaptformer"}])
+@pytest.mark.parametrize("changes", [{}, {"guidance_grad": False}, {"alpha": 0.8}, {"module": "adaptformer"}])
 def test_the_fast_forward_is_the_literal_one(changes):
     """Shared first block, CLS-only last block and one gate a step, against every token through every equation."""
     model = double(small(**changes))
@@ -70,7 +70,7 @@ def test_vector_gate_starts_where_the_projection_starts(backbone):
 
 def test_class_names_are_needed_except_for_the_mini_world(backbone):
     assert build_model(small(), backbone=backbone).classifier.shape == (48, 128)
-    with pytest.raises(UserError, match="needs the class names"):
+    with pytest.raises(UserError, match="class names of this data set are needed"):
         build_model(Config.preset("cifar100-lt-100"))
 
 

@@ -17,14 +17,14 @@ def test_table_5_switches_one_part_on_at_a_time():
     rows = list(rows_of("table5", "cifar100-lt-100").values())
     keys = [k for k in Config.model_fields if k not in ("method", "preset_name")]
     changed = [{k for k in keys if getattr(a, k) != getattr(b, k)} for a, b in itertools.pairwise(rows)]
-    assert changed == [{"adapter"}, {"templates"}, {"loss"}, {"fit"}]
+    assert changed == [{"module"}, {"templates"}, {"compensation"}, {"fit"}]
     assert rows[-1] == Config.preset("cifar100-lt-100", "sage")
 
 
 def test_table_10_differs_in_the_adapter_alone():
     base, sg, without = rows_of("table10", "cifar100-lt-100").values()
     assert (base.adapter, sg.gate, without.gate) == ("adaptformer", "projection", "text")
-    assert all(c.loss == "cf" and not c.fit and c.templates == 60 for c in (base, sg, without))
+    assert all(c.compensation and not c.fit and c.templates == 60 for c in (base, sg, without))
 
 
 @pytest.mark.parametrize("study", list(STUDIES))
