@@ -59,7 +59,7 @@ def demo(
 def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; default: RUNS/PRESET-METHOD-SEED.")] = None,
     preset: Annotated[str, typer.Option(help="See `sagekit presets`.")] = "mini",
-    method: Annotated[str, typer.Option(help="zero-shot, classifier, lift or sage.")] = "sage",
+    method: Annotated[str, typer.Option(help="zero-shot, classifier, lift, sage or scratch.")] = "sage",
     seed: Annotated[int, typer.Option(help="Random start, order and views.")] = 0,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Local weight file of the backbone.")] = None,
@@ -191,7 +191,7 @@ def sweep(
 
 @app.command()
 def study(
-    spec: Annotated[str, typer.Argument(help="table5 or table10.")],
+    spec: Annotated[str, typer.Argument(help="table5, table7, table9, table10 or losses.")],
     preset: Annotated[str, typer.Option(help="See `sagekit presets`.")] = "mini",
     seeds: Annotated[int, typer.Option(min=1, help="Runs a row.")] = 5,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,

@@ -230,7 +230,7 @@ _MINI: dict[str, Any] = {
 
 # From scratch on the mini world: the downstream images have half of their 48 px as resolution, and two cores have little
 # time, so smaller images and fewer, smaller batches.
-_MINI_SCRATCH: dict[str, Any] = {"image_size": 24, "test_resize": 24, "ensemble_margin": 3, "epochs": 20, "batch_size": 64,
+_MINI_SCRATCH: dict[str, Any] = {"image_size": 24, "test_resize": 24, "ensemble_margin": 3, "epochs": 15, "batch_size": 64,
                                  "warmup_epochs": 1}
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from .backbone import Backbone, load_backbone
 from .batches import evaluation_batches
 from .classifier import Classifier
-from .config import Config
+from .config import SCRATCH, Config
 from .datasets import DataSet, Split, load_data
 from .devices import accelerator_for, measuring_precision
 from .metrics import measure
@@ -112,6 +112,6 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config)
     accelerator = accelerator_for(config)
-    model = load_model(run, data.class_names, load_backbone(config), folded, accelerator.device)
+    model = load_model(run, data.class_names, None if config.backbone == SCRATCH else load_backbone(config), folded, accelerator.device)
     record(run, model, data, config, accelerator, config.ensembling if ensembling is None else ensembling, show)
     return run.metrics

@@ -1,4 +1,4 @@
-"""The paper's studies as rows of runs: Figures 7 and 8, Tables 5 and 10; and what their results say.
+"""The paper's studies as rows of runs: Figures 7 and 8, Tables 5, 7, 9 and 10; and what their results say.
 
 A study's summary gives each row's mean over seeds with its 95 % t interval, and its paired difference to the first row: the
 same seeds, the same test images. The interval of a difference is a bootstrap over seeds and, inside each, over images.
@@ -34,6 +34,41 @@ def table_5(preset: str) -> dict[str, Config]:
     return {"LIFT": lift, "+SG": sg, "+SG+Init": init, "+SG+Init+CF": init.changed(compensation=True), "+SG+Init+CF+FIT": sage}
 
 
+def table_7(preset: str) -> dict[str, Config]:
+    """Losses from scratch with and without the compensation factor, by the protocols in ``METHODS`` and here.
+
+    The paper does not say whether CE + CF has the class counts n_i of Eq 22 beside the factor, so both readings are rows, with
+    LA (the counts alone) between them. gamma is the preset's.
+    """
+    ce = Config.preset(preset, "scratch")
+    kps = ce.changed(loss="kps", head="cosine", batch_size=ce.batch_size // 2, decay=0.1)
+    proco = ce.changed(loss="proco", batch_size=2 * ce.batch_size, lr=3 * ce.lr)
+    return {"CE": ce, "CE + CF, tau = gamma": ce.changed(compensation=True), "LA": ce.changed(loss="la"),
+            "CE + CF, tau = 1 + gamma": ce.changed(loss="la", compensation=True), **_with_factor({"KPS": kps, "ProCo": proco})}
+
+
+def more_losses(preset: str) -> dict[str, Config]:
+    """The other losses of ``compared_losses`` from scratch, with and without the compensation factor."""
+    ce = Config.preset(preset, "scratch")
+    cosine = ce.changed(head="cosine")
+    return _with_factor({
+        "focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"), "CDB-W-CE": ce.changed(loss="cdb"),
+        "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"), "LDAM-DRW": cosine.changed(loss="ldam-drw"),
+        "DBM": cosine.changed(loss="dbm")})
+
+
+def _with_factor(rows: dict[str, Config]) -> dict[str, Config]:
+    return {name + tail: config.changed(compensation=bool(tail)) for name, config in rows.items() for tail in ("", " + CF")}
+
+
+def table_9(preset: str) -> dict[str, Config]:
+    """One fine-tuning module after the other in LIFT's place: text-initialised cosine classifier and the LA loss."""
+    lift = Config.preset(preset, "lift")
+    names = {"none": "classifier only", "bitfit": "BitFit", "vpt-shallow": "VPT-shallow", "vpt-deep": "VPT-deep",
+             "adapter": "Adapter", "lora": "LoRA", "adaptformer": "AdaptFormer", "sg": "SG-Adapter", "full": "full fine-tuning"}
+    return {name: lift.changed(module=module) for module, name in names.items()}
+
+
 def table_10(preset: str) -> dict[str, Config]:
     """SG-Adapter with and without W_proj; all with the 60 templates and the compensation factor, without FIT."""
     sg = Config.preset(preset, "sage").changed(fit=False)
@@ -49,7 +84,10 @@ def axes(preset: str, values: dict[str, tuple[float, ...]], fit: bool) -> dict[s
 
 STUDIES: dict[str, Callable[[str], dict[str, Config]]] = {
     "table5": table_5,
+    "table7": table_7,
+    "table9": table_9,
     "table10": table_10,
+    "losses": more_losses,
     "fig7": lambda preset: axes(preset, FIG_7, fit=True),
     "fig8": lambda preset: axes(preset, FIG_8, fit=False),
 }

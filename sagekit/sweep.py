@@ -24,7 +24,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from .backbone import Backbone, load_backbone
 from .compare import table
-from .config import Config
+from .config import SCRATCH, Config
 from .datasets import DataSet, load_data
 from .errors import UserError, nearest
 from .files import write_text
@@ -141,7 +141,9 @@ def _run(config: Config, path: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     (path / "error.txt").unlink(missing_ok=True)
     try:
-        backbone = _backbone(*(getattr(config, key) for key in BACKBONE_SETTINGS))
+        backbone = None
+        if config.backbone != SCRATCH:
+            backbone = _backbone(*(getattr(config, key) for key in BACKBONE_SETTINGS))
         data = _data(*(getattr(config, key) for key in DATA_SETTINGS))
         train(config, path, resume=True, data=data, backbone=backbone, show=False)
     except Exception as error:

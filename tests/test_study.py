@@ -23,7 +23,7 @@ def test_table_5_switches_one_part_on_at_a_time():
 
 def test_table_10_differs_in_the_adapter_alone():
     base, sg, without = rows_of("table10", "cifar100-lt-100").values()
-    assert (base.adapter, sg.gate, without.gate) == ("adaptformer", "projection", "text")
+    assert (base.module, sg.gate, without.gate) == ("adaptformer", "projection", "text")
     assert all(c.compensation and not c.fit and c.templates == 60 for c in (base, sg, without))
 
 
