@@ -112,6 +112,7 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config)
     accelerator = accelerator_for(config)
-    model = load_model(run, data.class_names, None if config.backbone == SCRATCH else load_backbone(config), folded, accelerator.device)
+    backbone = None if config.backbone == SCRATCH else load_backbone(config)
+    model = load_model(run, data.class_names, backbone, folded, accelerator.device)
     record(run, model, data, config, accelerator, config.ensembling if ensembling is None else ensembling, show)
     return run.metrics

@@ -52,9 +52,9 @@ def more_losses(preset: str) -> dict[str, Config]:
     ce = Config.preset(preset, "scratch")
     cosine = ce.changed(head="cosine")
     return _with_factor({
-        "focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"), "CDB-W-CE": ce.changed(loss="cdb"),
-        "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"), "LDAM-DRW": cosine.changed(loss="ldam-drw"),
-        "DBM": cosine.changed(loss="dbm")})
+        "focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"),
+        "CDB-W-CE": ce.changed(loss="cdb"), "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"),
+        "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm")})
 
 
 def _with_factor(rows: dict[str, Config]) -> dict[str, Config]:

@@ -84,7 +84,8 @@ def test_accumulated_parts_are_one_batch(tmp_path, backbone, data):
 
 
 def test_bf16_stays_near_float32(tmp_path, backbone, data):
-    half, full = (sk.train(small(precision=p), tmp_path / p, data=data, backbone=backbone, show=False) for p in ("bf16", "fp32"))
+    half, full = (sk.train(small(precision=precision), tmp_path / precision, data=data, backbone=backbone, show=False)
+                  for precision in ("bf16", "fp32"))
     a, b = (r.history["loss"].iloc[0] for r in (half, full))
     assert a == pytest.approx(b, rel=0.02)
     assert half.weights()["classifier"].dtype == torch.float32
