@@ -1,3 +1,7 @@
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -46,3 +50,56 @@ def test_tables_agree_with_each_other():
 def test_units_are_said_where_they_were_checked():
     frame = paper.table(3).set_index("system")
     assert (frame.loc["Sage", "unit"], frame.loc["LIFT", "unit"], frame.loc["cRT", "unit"]) == ("2^20", "10^6", "")
+
+
+TEXT = Path(os.environ.get("SAGE_PAPER", Path(__file__).parents[2] / "shared" / "paper" / "sage-full-text.txt"))
+
+
+@pytest.fixture(scope="module")
+def text():
+    """The lines of the paper's text as it was extracted; it cannot be part of this repository."""
+    if not TEXT.is_file():
+        pytest.skip(f"the paper's text is not at {TEXT}; name it with SAGE_PAPER=FILE")
+    return TEXT.read_text(encoding="utf-8").replace(r"similar-to\sim", "~").splitlines()
+
+
+def printed(values):
+    return " ".join("-" if np.isnan(v) else f"{v:.1f}" for v in values)
+
+
+def lines_of(number):
+    """Our table's rows as the paper prints them: (system, rest of the line)."""
+    frame = paper.table(number)
+    groups = ["all"] if number == 1 else ["all", "head", "medium", "tail"]
+    for system, rows in frame.groupby("system", sort=False):
+        for _, part in rows.groupby(rows.groupby("dataset").cumcount()):  # a system may have two rows
+            first = part.iloc[0]
+            cells = printed(part[groups].to_numpy(float).ravel())
+            yield system, f"{first['backbone']} {first['parameters']} {first['epochs']} {cells}" if number <= 4 else cells
+
+
+@pytest.mark.parametrize("number", paper.TABLES)
+def test_every_row_is_a_line_of_the_paper(text, number):
+    start = next(i for i, line in enumerate(text) if line.startswith(f"Table {number}:"))
+    end = next(i for i in range(start + 1, len(text)) if not text[i].strip() or text[i].startswith("Table "))
+    table = [line for line in text[start:end] if re.search(r"\d+\.\d( |$)", line)]
+    ours = list(lines_of(number))
+    assert len(ours) == len(table)
+    for system, rest in ours:
+        found = [line for line in table if line.endswith(rest)]
+        assert found, (system, rest)
+        if number in (1, 2, 3, 4, 7):
+            assert any(line.split(" [")[0].startswith(system) for line in found), system
+
+
+def test_table_12_is_the_paper_s(text):
+    start = next(i for i, line in enumerate(text) if line.startswith("Table 12:"))
+    for row, values in zip(text[start + 2 : start + 5], paper.TABLE_12.values(), strict=True):
+        assert row.endswith(" ".join(f"{v:.2f}" for v in values.values()))
+
+
+def test_table_8_is_the_paper_s(text):
+    start = next(i for i, line in enumerate(text) if line.startswith("Table 8:"))
+    for line, row in zip(text[start + 2 : start + 8], paper.TABLE_8.values(), strict=True):
+        numbers = [float(n) for n in line.split()[-6:]]
+        assert numbers == [row.alpha, row.mu, row.gamma, row.lambda_1, row.lambda_2, row.lambda_3]
