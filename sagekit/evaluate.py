@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from .backbone import Backbone, load_backbone
 from .batches import evaluation_batches
@@ -20,6 +21,7 @@ from .classifier import Classifier
 from .config import SCRATCH, Config
 from .datasets import DataSet, Split, load_data
 from .devices import accelerator_for, measuring_precision
+from .frozen import frozen_features
 from .metrics import measure
 from .model import Model, build_classifier
 from .progress import bar
@@ -31,18 +33,21 @@ def predict(model: Classifier, split: Split, config: Config, accelerator: Accele
             show: bool = True) -> Predictions:
     """Logits of every image of ``split``, in order; with several processes each computes a share.
 
-    Five crops are averaged logit by logit, z, z_v and z_t alike.
+    Five crops are averaged logit by logit, z, z_v and z_t alike. Frozen features of images in memory are computed once for all
+    runs (``frozen``).
     """
     device, processes = accelerator.device, accelerator.num_processes
     batches = evaluation_batches(split, config, model.image_size, device, ensembling,
                                  accelerator.process_index, processes)
     model.eval()
+    known = _frozen(model, split, config, accelerator, ensembling)
     parts = []
     progress = bar(total=len(split), what="test, five crops" if ensembling else "test",
                    show=show and accelerator.is_main_process)
     for crops, index in batches:
         with measuring_precision(config, device):
-            logits = [model(crop) for crop in crops]
+            logits = [model(crop) if known is None else model(crop, known[index, view].to(device))
+                      for view, crop in enumerate(crops)]
         mean = [torch.stack(z).float().mean(0).cpu().numpy() if z[0] is not None else None for z in zip(*logits, strict=True)]
         parts.append((index.numpy(), mean[:3]))
         progress.update(len(index) * processes)
@@ -56,6 +61,14 @@ def predict(model: Classifier, split: Split, config: Config, accelerator: Accele
     z_v, z_t = (joined(1), joined(2)) if model.fit else (None, None)
     scalars = (model.s_v.item(), model.s_t.item()) if model.fit else (0.0, 0.0)
     return Predictions(split.labels.numpy(), joined(0), z_v, z_t, *scalars)
+
+
+def _frozen(model: Classifier, split: Split, config: Config, accelerator: Accelerator, ensembling: bool) -> Tensor | None:
+    """f^zs of the split, where the model needs it and the images are in memory."""
+    if not isinstance(model, Model) or not (model.fit or model.frozen_alone) or split.images is None:
+        return None
+    with accelerator.main_process_first():
+        return frozen_features(model.backbone, split, config, accelerator.device, ensembling)
 
 
 def record(run: Run, model: Classifier, data: DataSet, config: Config, accelerator: Accelerator, ensembling: bool,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ def small(method: str = "sage", **changes: object) -> sk.Config:
     """The mini preset on a data set of about 600 images, one epoch."""
     epochs = {"epochs": 0} if method == "zero-shot" else {}
     return sk.Config.preset("mini", method, **{**SMALL, **epochs, **changes})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frozen features go to a folder of this test session, not to the user's."""
+    os.environ["SAGEKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    return Path(os.environ["SAGEKIT_CACHE"])
 
 
 @pytest.fixture(scope="session")
