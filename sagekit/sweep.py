@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import itertools
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -102,13 +104,36 @@ def run_points(points: Iterable[Point], folder: Path, workers: int | None = None
     todo = {p.name: p for p in points if not _done(folder / p.name, retry_failed)}
     cores = os.cpu_count() or 1
     workers = max(1, min(workers or cores, len(todo)))
-    progress = bar(total=len(todo), what="runs", show=show)
-    with _back_end(backend, workers):
-        for _ in Parallel(return_as="generator_unordered")(
-                delayed(_run)(p.config, folder / p.name, max(1, cores // workers)) for p in todo.values()):
-            progress.update()
-    progress.close()
+    with _back_end(backend, workers), _watched([folder / name for name in todo], show):
+        Parallel()(delayed(_run)(p.config, (folder / p.name).resolve(), max(1, cores // workers)) for p in todo.values())
     return results(points, folder)
+
+
+@contextlib.contextmanager
+def _watched(paths: list[Path], show: bool) -> Iterator[None]:
+    """One progress bar over all points, by what has appeared on disk: not every back end reports a single point."""
+    start, over = time.time(), threading.Event()
+    progress = bar(total=len(paths), what="runs", show=show)
+
+    def ended(path: Path) -> bool:
+        with contextlib.suppress(OSError):
+            return Run(path).finished or (path / "error.txt").stat().st_mtime >= start
+        return False
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            progress.update(sum(map(ended, paths)) - progress.n)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+        over.set()
+        thread.join()
+        progress.update(len(paths) - progress.n)
+    finally:
+        over.set()
+        progress.close()
 
 
 @contextlib.contextmanager
@@ -118,6 +143,10 @@ def _back_end(name: str, workers: int) -> Iterator[None]:
         try:
             if name == "dask":
                 stack.enter_context(_dask_client(workers))
+            if name == "ray":
+                from ray.util.joblib import register_ray
+
+                register_ray()
             stack.enter_context(parallel_config(name, n_jobs=workers))
         except (ValueError, ImportError):
             raise UserError(f"joblib has no back end '{name}' here; loky works, dask and ray where installed.") from None
