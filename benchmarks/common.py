@@ -31,7 +31,7 @@ def accuracy_table(results: pd.DataFrame, compared_with: dict[str, str]) -> str:
         for g in ("all", "tail") if compared_with else ():
             row[f"{g}: difference"] = "" if base is None else f"{_difference(frame, frames[base], g)} (to {base})"
         rows.append(row | {"seconds": f"{frame['seconds'].mean():.0f}"})
-    return _markdown(pd.DataFrame(rows))
+    return markdown(pd.DataFrame(rows))
 
 
 def _difference(frame: pd.DataFrame, base: pd.DataFrame, group: str) -> str:
@@ -44,6 +44,6 @@ def _cell(values: np.ndarray) -> str:
     return f"{values.mean():.1f} ± {half:.1f}" if half >= 0.05 else f"{values.mean():.1f}"
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def markdown(frame: pd.DataFrame) -> str:
     lines = ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * len(frame.columns)]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in frame.to_numpy()])

@@ -6,7 +6,7 @@ same seeds, the same test images. The interval of a difference is a bootstrap ov
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -100,18 +100,20 @@ def rows_of(study: str, preset: str) -> dict[str, Config]:
     return STUDIES[study](preset)
 
 
-def summary(results: pd.DataFrame) -> pd.DataFrame:
+def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None) -> pd.DataFrame:
     """One row for each of ``sweep.results``' rows, over its finished seeds; accuracies and differences in percent, groups by
     the data set's own counts.
 
     Columns: ``row``, ``seeds``, ``failed``, and for each of all / head / medium / tail: its mean, ``_half`` (half width of the
-    t interval), ``_difference`` to the first row, with ``_low`` and ``_high`` (nan for the first row).
+    t interval), ``_difference`` to the row's base, with ``_low`` and ``_high``. ``bases`` names each row's base (nan without
+    one); by default it is the first row.
     """
     finished = results[results["status"] == "finished"]
     first = results["row"].iloc[0]
-    base = finished[finished["row"] == first].set_index("seed")["path"]
+    bases = {name: first for name in results["row"].unique() if name != first} if bases is None else bases
     rows = []
     for name, part in results.groupby("row", sort=False):
+        base = finished[finished["row"] == bases.get(name)].set_index("seed")["path"]
         done = part[part["status"] == "finished"]
         row: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum())}
         pairs = [(Run(base[s]), Run(p)) for s, p in zip(done["seed"], done["path"], strict=True) if s in base.index]
@@ -119,7 +121,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
             values = done[group].to_numpy(float) if len(done) else np.array([np.nan])
             row |= {group: values.mean(), f"{group}_half": t_half_width(values)}
             unknown = {"difference": np.nan, "low": np.nan, "high": np.nan}
-            found = paired(pairs, group) if name != first and pairs else unknown
+            found = paired(pairs, group) if pairs else unknown
             row |= {f"{group}_{key}": value for key, value in found.items()}
         rows.append(row)
     return pd.DataFrame(rows)

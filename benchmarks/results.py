@@ -1,0 +1,154 @@
+"""docs/results.md: the paper's studies on the mini world over seeds, beside the paper's own numbers.
+
+    python benchmarks/results.py [SEEDS] [RUNS]
+
+Trains what RUNS/points does not hold yet (build/results; about an hour and a half on two cores), then writes the page.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from common import markdown
+
+from sagekit import paper
+from sagekit.files import write_text
+from sagekit.metrics import group_names
+from sagekit.runs import Run
+from sagekit.study import FIG_7, FIG_8, rows_of, save, summary
+from sagekit.sweep import over_seeds, run_points
+
+HEAD = """# Measured: the paper's studies on the mini world
+
+Written by `python benchmarks/results.py` on {date}, {seeds} seeds a row. **All numbers but those under "paper" are mini-world numbers**: a generated
+toy of 48 classes with a CLIP of 1.7 million parameters (or a ResNet-32 on 24 px), {images} test images, single view, groups by the
+data's own counts. Under "paper" are its printed numbers for CIFAR-100-LT at imbalance ratio 100, with ViT-B/16 (or ResNet-32).
+
+**What may be compared:** the sign of a difference between two rows, and whether it falls on head, medium or tail. Not the percentages,
+and not the size of a difference: data, network, number of classes and, for Tables 5 and 10, the groups and the (believed) five crops differ.
+
+Accuracies are means with 95 % t intervals over seeds. Differences are paired: same seeds, same test images; their intervals are a
+bootstrap over seeds and images, which with few seeds is somewhat too narrow. A difference whose interval excludes zero is bold.
+Training is in bf16 (`precision`: auto, on a CPU that has the instructions), the test in float32.
+"""
+TABLES = {
+    "table5": ("Table 5: the components one after the other", 5),
+    "table7": ("Table 7: the compensation factor on other losses, from scratch", 7),
+    "table9": ("Table 9's modules in LIFT's place (the paper counts them and does not compare them)", None),
+    "table10": ("Table 10: SG-Adapter with and without W_proj", 10),
+}
+PRINTED_AS = {"CE + CF, tau = gamma": "CE + CF", "CE + CF, tau = 1 + gamma": "CE + CF"}
+PAIRS = {"table5": {"+SG": "LIFT", "+SG+Init": "+SG", "+SG+Init+CF": "+SG+Init", "+SG+Init+CF+FIT": "+SG+Init+CF"},
+         "table7": {"CE + CF, tau = gamma": "CE", "LA": "CE", "CE + CF, tau = 1 + gamma": "LA", "KPS + CF": "KPS",
+                    "ProCo + CF": "ProCo"}}
+FIGURES = {"fig7": ("Figure 7: the weights of FIT's losses", FIG_7),
+           "fig8": ("Figure 8: gamma, mu and alpha, without FIT", FIG_8)}
+DATASET = "CIFAR-100-LT 100"
+
+
+def measured(study: str, seeds: int, runs: Path) -> pd.DataFrame:
+    results = run_points(over_seeds(rows_of(study, "mini"), seeds), runs / "points")
+    save(results, runs / f"{study}-mini")
+    failed = results[results["status"] != "finished"].to_dict("records")
+    if failed:
+        raise SystemExit(f"{len(failed)} runs of {study} are not finished; the first: {failed[0]['row']}: {failed[0]['error']}")
+    return results
+
+
+def cell(row: dict, group: str) -> str:
+    return f"{row[group]:.1f} ± {row[group + '_half']:.1f}"
+
+
+def difference(row: dict, group: str) -> str:
+    low, high = row[f"{group}_low"], row[f"{group}_high"]
+    if np.isnan(low):
+        return ""
+    text = f"{row[group + '_difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def comparisons(frame: pd.DataFrame, groups: tuple[str, ...]) -> str:
+    ends = np.array([(row[f"{g}_low"], row[f"{g}_high"]) for row in frame.to_dict("records") for g in groups])
+    ends = ends[~np.isnan(ends[:, 0])]
+    apart = int(((ends[:, 0] > 0) | (ends[:, 1] < 0)).sum())
+    return (f"{len(ends)} comparisons, {apart} with an interval that excludes zero; about {len(ends) / 20:.0f} would have one by "
+            "chance alone.\n")
+
+
+def printed(table: int | None, name: str) -> str:
+    """The paper's all / head / medium / tail of a row, or nothing."""
+    if table is None:
+        return ""
+    frame = paper.table(table)
+    found = frame[(frame["system"] == PRINTED_AS.get(name, name)) & (frame["dataset"] == DATASET)].to_dict("records")
+    return " / ".join(f"{found[0][g]:.1f}" for g in group_names()) if found else ""
+
+
+def table_section(study: str, results: pd.DataFrame) -> str:
+    title, number = TABLES[study]
+    frame = summary(results, PAIRS.get(study))
+    first = str(frame["row"].iloc[0])
+    rows = []
+    for row in frame.to_dict("records"):
+        name = str(row["row"])
+        base = PAIRS[study].get(name, "") if study in PAIRS else first if name != first else ""
+        rows.append({"": name, **{f"{g} %": cell(row, g) for g in group_names()}, "against": base,
+                     "all": difference(row, "all"), "tail": difference(row, "tail")}
+                    | ({"paper: all / head / medium / tail": printed(number, name)} if number else {}))
+    seconds = results.groupby("row", sort=False)["seconds"].mean()
+    return (f"## {title}\n\n{markdown(pd.DataFrame(rows))}\n\n{comparisons(frame, ('all', 'tail'))}"
+            f"Training took {seconds.min():.0f} to {seconds.max():.0f} s a run, two runs at a time on two cores.\n")
+
+
+def readings(results: pd.DataFrame) -> str:
+    """Which reading of CE + CF is nearer to the published gains."""
+    names = list(group_names())
+    table = paper.table(7)
+    published = table[table["dataset"] == DATASET].set_index("system")[names]
+    gain = published.loc["CE + CF"] - published.loc["CE"]
+    means = results.groupby("row", sort=False)[names].mean()
+    gains = {name: means.loc[name] - means.loc["CE"] for name in PRINTED_AS}
+    far = {name: float((g - gain).abs().mean()) for name, g in gains.items()}
+    nearer = min(far, key=far.__getitem__).split(", ")[1]
+    rows = [{"gain over CE": name, **{g: f"{v:+.1f}" for g, v in one.items()},
+             "mean distance": f"{far[name]:.1f}" if name in far else ""}
+            for name, one in {**gains, "published": gain}.items()]
+    return ("The paper does not say whether \"CE + CF\" brings the class counts too (tau = 1 + gamma) or the factor alone (tau = gamma).\n"
+            f"On the mini world the reading **{nearer}** is nearer to the gain that the paper prints for CIFAR-100-LT:\n\n"
+            f"{markdown(pd.DataFrame(rows))}\n")
+
+
+def figure_section(study: str, results: pd.DataFrame) -> str:
+    title, axes = FIGURES[study]
+    frame = summary(results)
+    records = {str(row["row"]): row for row in frame.to_dict("records")}
+    preset = records["preset"]
+    parts = [f"## {title}\n\nThe preset has all {cell(preset, 'all')}, head {cell(preset, 'head')}, tail {cell(preset, 'tail')}; differences "
+             "are to it.\n"]
+    for axis, values in axes.items():
+        rows = [records[f"{axis}={v:g}"] for v in values]
+        lines = [{axis: f"{v:g}", **{f"{g} %": cell(row, g) for g in ("all", "head", "tail")},
+                  **{g: difference(row, g) for g in ("all", "head", "tail")}} for v, row in zip(values, rows, strict=True)]
+        means = [row["all"] for row in rows]
+        parts.append(f"{markdown(pd.DataFrame(lines))}\n\nOver {axis} the mean of all moves by {max(means) - min(means):.1f} points; the "
+                     f"widest interval of one row is ± {max(row['all_half'] for row in rows):.1f}.\n")
+    return "\n".join([*parts, comparisons(frame, ("all", "head", "tail"))])
+
+
+def main(seeds: int, runs: Path) -> None:
+    parts = []
+    for study in (*TABLES, *FIGURES):
+        results = measured(study, seeds, runs)
+        parts.append(table_section(study, results) if study in TABLES else figure_section(study, results))
+        if study == "table7":
+            parts.append(readings(results))
+    images = Run(results["path"].iloc[0]).metrics["test_images"]
+    write_text(Path("docs/results.md"), "\n".join([HEAD.format(date=date.today(), seeds=seeds, images=images), *parts]))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, Path(sys.argv[2] if len(sys.argv) > 2 else "build/results"))
