@@ -24,16 +24,19 @@ from sagekit.sweep import over_seeds, run_points
 
 HEAD = """# Measured: the paper's studies on the mini world
 
-Written by `python benchmarks/results.py` on {date}, {seeds} seeds a row. **All numbers but those under "paper" are mini-world numbers**: a generated
-toy of 48 classes with a CLIP of 1.7 million parameters (or a ResNet-32 on 24 px), {images} test images, single view, groups by the
-data's own counts. Under "paper" are its printed numbers for CIFAR-100-LT at imbalance ratio 100, with ViT-B/16 (or ResNet-32).
+Written by `python benchmarks/results.py` on {date}, {seeds} seeds a row. **All numbers but those under "paper" are
+mini-world numbers**: a generated toy of 48 classes with a CLIP of 1.7 million parameters (or a ResNet-32 on 24 px),
+{images} test images, single view, groups by the data's own counts. Under "paper" are its printed numbers for
+CIFAR-100-LT at imbalance ratio 100, with ViT-B/16 (or ResNet-32).
 
-**What may be compared:** the sign of a difference between two rows, and whether it falls on head, medium or tail. Not the percentages,
-and not the size of a difference: data, network, number of classes and, for Tables 5 and 10, the groups and the (believed) five crops differ.
+**What may be compared:** the sign of a difference between two rows, and whether it falls on head, medium or tail. Not
+the percentages, and not the size of a difference: data, network, number of classes and, for Tables 5 and 10, the groups
+and the (believed) five crops differ.
 
-Accuracies are means with 95 % t intervals over seeds. Differences are paired: same seeds, same test images; their intervals are a
-bootstrap over seeds and images, which with few seeds is somewhat too narrow. A difference whose interval excludes zero is bold.
-Training is in bf16 (`precision`: auto, on a CPU that has the instructions), the test in float32.
+Accuracies are means with 95 % t intervals over seeds. Differences are paired: same seeds, same test images; their
+intervals are a bootstrap over seeds and images, which with few seeds is somewhat too narrow. A difference whose
+interval excludes zero is bold. Training is in bf16 (`precision`: auto, on a CPU that has the instructions), the test in
+float32.
 """
 TABLES = {
     "table5": ("Table 5: the components one after the other", 5),
@@ -75,8 +78,8 @@ def comparisons(frame: pd.DataFrame, groups: tuple[str, ...]) -> str:
     ends = np.array([(row[f"{g}_low"], row[f"{g}_high"]) for row in frame.to_dict("records") for g in groups])
     ends = ends[~np.isnan(ends[:, 0])]
     apart = int(((ends[:, 0] > 0) | (ends[:, 1] < 0)).sum())
-    return (f"{len(ends)} comparisons, {apart} with an interval that excludes zero; about {len(ends) / 20:.0f} would have one by "
-            "chance alone.\n")
+    return (f"{len(ends)} comparisons, {apart} with an interval that excludes zero; about {len(ends) / 20:.0f} would have one "
+            "by chance alone.\n")
 
 
 def printed(table: int | None, name: str) -> str:
@@ -117,8 +120,8 @@ def readings(results: pd.DataFrame) -> str:
     rows = [{"gain over CE": name, **{g: f"{v:+.1f}" for g, v in one.items()},
              "mean distance": f"{far[name]:.1f}" if name in far else ""}
             for name, one in {**gains, "published": gain}.items()]
-    return ("The paper does not say whether \"CE + CF\" brings the class counts too (tau = 1 + gamma) or the factor alone (tau = gamma).\n"
-            f"On the mini world the reading **{nearer}** is nearer to the gain that the paper prints for CIFAR-100-LT:\n\n"
+    return ("The paper does not say whether \"CE + CF\" brings the class counts too (tau = 1 + gamma) or the factor alone\n"
+            f"(tau = gamma). On the mini world the reading **{nearer}** is nearer to the gain that the paper prints:\n\n"
             f"{markdown(pd.DataFrame(rows))}\n")
 
 
@@ -127,15 +130,15 @@ def figure_section(study: str, results: pd.DataFrame) -> str:
     frame = summary(results)
     records = {str(row["row"]): row for row in frame.to_dict("records")}
     preset = records["preset"]
-    parts = [f"## {title}\n\nThe preset has all {cell(preset, 'all')}, head {cell(preset, 'head')}, tail {cell(preset, 'tail')}; differences "
-             "are to it.\n"]
+    known = ", ".join(f"{g} {cell(preset, g)}" for g in ("all", "head", "tail"))
+    parts = [f"## {title}\n\nThe preset has {known}; differences are to it.\n"]
     for axis, values in axes.items():
         rows = [records[f"{axis}={v:g}"] for v in values]
         lines = [{axis: f"{v:g}", **{f"{g} %": cell(row, g) for g in ("all", "head", "tail")},
                   **{g: difference(row, g) for g in ("all", "head", "tail")}} for v, row in zip(values, rows, strict=True)]
-        means = [row["all"] for row in rows]
-        parts.append(f"{markdown(pd.DataFrame(lines))}\n\nOver {axis} the mean of all moves by {max(means) - min(means):.1f} points; the "
-                     f"widest interval of one row is ± {max(row['all_half'] for row in rows):.1f}.\n")
+        spread = np.ptp([row["all"] for row in rows])
+        parts.append(f"{markdown(pd.DataFrame(lines))}\n\nOver {axis} the mean of all moves by {spread:.1f} points; "
+                     f"the widest interval of one row is ± {max(row['all_half'] for row in rows):.1f}.\n")
     return "\n".join([*parts, comparisons(frame, ("all", "head", "tail"))])
 
 
