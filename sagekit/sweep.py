@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from .backbone import Backbone, load_backbone
 from .compare import table
@@ -102,7 +102,7 @@ def run_points(points: Iterable[Point], folder: Path, workers: int | None = None
     """
     points = list(points)
     todo = {p.name: p for p in points if not _done(folder / p.name, retry_failed)}
-    cores = os.cpu_count() or 1
+    cores = cpu_count()
     workers = max(1, min(workers or cores, len(todo)))
     with _back_end(backend, workers), _watched([folder / name for name in todo], show):
         Parallel()(delayed(_run)(p.config, (folder / p.name).resolve(), max(1, cores // workers)) for p in todo.values())
@@ -167,6 +167,7 @@ def _done(path: Path, retry_failed: bool) -> bool:
 
 def _run(config: Config, path: Path, threads: int) -> None:
     """One point in a worker process. A failure becomes ``error.txt``; the other points go on."""
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     (path / "error.txt").unlink(missing_ok=True)
     try:
@@ -177,6 +178,8 @@ def _run(config: Config, path: Path, threads: int) -> None:
         train(config, path, resume=True, data=data, backbone=backbone, show=False)
     except Exception as error:
         write_text(path / "error.txt", f"{type(error).__name__}: {error}\n")
+    finally:
+        torch.set_num_threads(before)  # a single worker is the caller's own process
 
 
 @lru_cache(maxsize=1)
