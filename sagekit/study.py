@@ -113,7 +113,7 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None) -> pd
     bases = {name: first for name in results["row"].unique() if name != first} if bases is None else bases
     rows = []
     for name, part in results.groupby("row", sort=False):
-        base = finished[finished["row"] == bases.get(name)].set_index("seed")["path"]
+        base = finished[finished["row"] == bases.get(str(name))].set_index("seed")["path"]
         done = part[part["status"] == "finished"]
         row: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum())}
         pairs = [(Run(base[s]), Run(p)) for s, p in zip(done["seed"], done["path"], strict=True) if s in base.index]
