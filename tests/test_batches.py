@@ -1,8 +1,8 @@
 import pytest
 import torch
-from conftest import small, write_images
+from conftest import SMALL, small, write_images
 
-from sagekit import UserError
+from sagekit import Config, UserError
 from sagekit.batches import decode, evaluation_batches, steps_per_epoch, train_batches
 from sagekit.datasets import Split
 
@@ -71,3 +71,11 @@ def test_a_text_file_is_no_image(tmp_path):
     (tmp_path / "a.jpg").write_text("hello")
     with pytest.raises(UserError, match="damaged or not an image"):
         decode(tmp_path / "a.jpg")
+
+
+def test_proco_gets_two_views_of_every_image(data):
+    config = Config.preset("mini", "scratch", **SMALL | {"loss": "proco"})
+    images, labels = next(iter(train_batches(data.train, config, 24, 0, CPU)))
+    assert images.shape == (128, 3, 24, 24)
+    assert torch.equal(labels[:64], labels[64:])
+    assert not torch.equal(images[:64], images[64:])

@@ -89,7 +89,11 @@ def test_weights_have_mean_one():
     weights = other.effective_number_weights(N)
     expected = [(1 - 0.9999) / (1 - 0.9999**n) for n in N.tolist()]
     assert weights.tolist() == pytest.approx([5 * w / sum(expected) for w in expected])
-    assert other.difficulty_weights(torch.tensor([1.0, 0.5, 0.0])).tolist() == pytest.approx([0, 1, 2])
+    accuracy = [0.9, 0.5, 0.4]
+    tau = 1 / (1 + math.exp(-0.9 / 0.41))
+    expected = [(1 - a) ** tau for a in accuracy]
+    assert other.difficulty_weights(torch.tensor(accuracy).double()).tolist() == pytest.approx([3 * w / sum(expected)
+                                                                                               for w in expected])
     assert other.difficulty_weights(torch.ones(3)).tolist() == [1, 1, 1]
 
 

@@ -3,7 +3,7 @@ import reference
 import torch
 from conftest import small
 
-from sagekit import UserError, losses
+from sagekit import UserError, compared_losses, losses
 from sagekit.model import Logits
 
 Z = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -58,3 +58,45 @@ def test_wrong_counts_are_one_clear_line(counts, message):
 def test_mu_must_be_positive():
     with pytest.raises(UserError, match="mu is 0"):
         losses.compensated(Z, Y, N, 0.05, 0.0)
+
+
+def of(name, epoch=0, class_accuracy=None, **changes):
+    """The value of loss ``name`` as the trainer builds it, in epoch ``epoch`` of 10."""
+    config = small("lift", loss=name, epochs=10, **changes)
+    return losses.criterion(config, N, epoch, class_accuracy)(Z, Y)
+
+
+@pytest.mark.parametrize("factor", [False, True])
+def test_the_trainer_s_losses_are_the_formulas(factor):
+    """Cosine losses get z / 25; the factor adds gamma log n_i."""
+    gamma, c = (0.05 if factor else 0.0), Z / 25
+    weights = compared_losses.effective_number_weights(N)
+    expected = {
+        "ce": compared_losses.cross_entropy(Z, Y, N, gamma), "focal": compared_losses.focal(Z, Y, N, gamma),
+        "class-balanced": compared_losses.cross_entropy(Z, Y, N, gamma, weights),
+        "cdb": compared_losses.cross_entropy(Z, Y, N, gamma),
+        "la": losses.logit_adjusted(Z, Y, N, 1 + gamma), "lade": compared_losses.lade(Z, Y, N, gamma),
+        "ldam": compared_losses.ldam(c, Y, N, gamma), "ldam-drw": compared_losses.ldam(c, Y, N, gamma),
+        "kps": compared_losses.kps(c, Y, N, gamma), "dbm": compared_losses.dbm(c, Y, N, gamma),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(of(name, compensation=factor, gamma=0.05), value, msg=name)
+
+
+def test_deferred_parts_start_at_their_share_of_the_epochs():
+    assert of("ldam-drw", 7) == of("ldam", 7)
+    weights = compared_losses.effective_number_weights(N)
+    torch.testing.assert_close(of("ldam-drw", 8, compensation=False), compared_losses.ldam(Z / 25, Y, N, weights=weights))
+    assert of("kps", 5) != of("kps", 6)
+    torch.testing.assert_close(of("kps", 6, compensation=False), compared_losses.kps(Z / 25, Y, N, adjust_gradient=True))
+
+
+def test_cdb_weighs_by_the_epoch_before():
+    accuracy = torch.tensor([0.9, 0.5, 0.8, 0.1, 0.3])
+    weights = compared_losses.difficulty_weights(accuracy)
+    expected = compared_losses.cross_entropy(Z, Y, N, weights=weights)
+    torch.testing.assert_close(of("cdb", 1, accuracy, compensation=False), expected)
+
+
+def test_la_takes_tau():
+    torch.testing.assert_close(of("la", compensation=False, tau=1.7), losses.logit_adjusted(Z, Y, N, 1.7))

@@ -1,4 +1,5 @@
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from conftest import small
 
 import sagekit as sk
 from sagekit import Run, UserError
-from sagekit.config import Config
+from sagekit.config import Config, Loss, Module
 from sagekit.study import STUDIES, paired, rows_of, summary
 from sagekit.sweep import Point, results, run_points
 
@@ -88,3 +89,30 @@ def test_pairs_of_other_test_sets_are_refused(points, runs):
     run = Run(points[0]["path"].iloc[0])
     with pytest.raises(UserError, match="cannot be paired"):
         paired([(run, sk.Run(runs["lift"].path))], "all")
+
+
+def test_table_7_is_each_loss_with_and_without_the_factor():
+    rows = rows_of("table7", "cifar100-lt-100")
+    assert [c.loss for c in rows.values()] == ["ce", "ce", "la", "la", "kps", "kps", "proco", "proco"]
+    assert [c.compensation for c in rows.values()] == [False, True] * 4
+    kps, proco = rows["KPS"], rows["ProCo"]
+    assert (kps.batch_size, kps.decay, kps.head) == (64, 0.1, "cosine")
+    assert (proco.batch_size, proco.lr, proco.epochs) == (256, pytest.approx(0.3), 200)
+
+
+def test_table_9_has_every_module():
+    modules = {c.module for c in rows_of("table9", "mini").values()}
+    assert modules == set(get_args(Module))
+
+
+def test_other_losses_are_all_the_rest():
+    known = {c.loss for name in ("table7", "losses") for c in rows_of(name, "mini").values()}
+    assert known == set(get_args(Loss))
+
+
+def test_a_row_may_have_its_own_base(points):
+    frame = points[0]
+    against = summary(frame, {"classifier": "lift"}).set_index("row")
+    usual = summary(frame).set_index("row")
+    assert against.loc["classifier", "all_difference"] == pytest.approx(-usual.loc["lift", "all_difference"])
+    assert np.isnan(against.loc["lift", "all_difference"])

@@ -1,8 +1,12 @@
+import io
+
 import pandas as pd
 import pytest
-from conftest import small
+import torch
+from conftest import SMALL, small
+from tqdm import tqdm
 
-from sagekit import Run, UserError
+from sagekit import Config, Run, UserError, sweep
 from sagekit.sweep import Point, grid, over_seeds, read_grid, results, run_points
 
 TINY = {"largest_class": 6, "imbalance_ratio": 2.0, "test_per_class": 2}
@@ -54,6 +58,24 @@ def test_a_failed_point_is_recorded_and_can_be_tried_again(tmp_path):
     assert error.stat().st_mtime_ns == written
     run_points(points, tmp_path, retry_failed=True, show=False)
     assert error.stat().st_mtime_ns > written
+
+
+def test_the_caller_s_threads_stay_as_they_were(tmp_path):
+    before = torch.get_num_threads()
+    run_points([Point("a", tiny(epochs=0))], tmp_path, workers=1, show=False)
+    assert torch.get_num_threads() == before
+
+
+def test_progress_counts_what_is_on_disk(tmp_path, monkeypatch):
+    text = io.StringIO()
+    monkeypatch.setattr(sweep, "bar", lambda total, what, show: tqdm(total=total, file=text))
+    run_points([Point("good", tiny()), Point("bad", tiny(lr=1e12))], tmp_path, workers=1)
+    assert "2/2" in text.getvalue()
+
+
+def test_a_network_from_scratch_is_a_point_like_any(tmp_path):
+    config = Config.preset("mini", "scratch", **{**SMALL, **TINY})
+    assert run_points([Point("CE", config)], tmp_path, show=False)["status"].tolist() == ["finished"]
 
 
 def test_open_points_are_listed(tmp_path):

@@ -141,6 +141,27 @@ def test_schedule_by_epoch_and_by_step():
     assert trainer.learning_rate(by_step, 1, 1.0) == pytest.approx(0.5)
 
 
+def test_from_scratch_the_rate_warms_up_and_falls_twice():
+    """200 epochs, 5 of warm-up, times 0.01 after 160 and again after 180."""
+    config = sk.Config.preset("cifar100-lt-100", "scratch")
+    rates = {e: trainer.learning_rate(config, e) for e in (0, 3, 4, 5, 159, 160, 179, 180, 199)}
+    assert rates == pytest.approx({0: 0.02, 3: 0.08, 4: 0.1, 5: 0.1, 159: 0.1, 160: 1e-3, 179: 1e-3, 180: 1e-5, 199: 1e-5})
+
+
+def test_the_class_accuracy_of_an_epoch_is_kept_for_the_next(tmp_path, backbone, data, monkeypatch):
+    seen, real = [], trainer.criterion
+
+    def spy(config, counts, epoch, class_accuracy):
+        seen.append(class_accuracy)
+        return real(config, counts, epoch, class_accuracy)
+
+    monkeypatch.setattr(trainer, "criterion", spy)
+    run = sk.train(small("lift", loss="cdb", epochs=2), tmp_path / "run", data=data, backbone=backbone, show=False)
+    assert seen[0] is None
+    used = torch.from_numpy(data.class_counts) / len(data.train)
+    assert (seen[1] * used).sum().item() == pytest.approx(run.history["train_accuracy"].iloc[0], abs=0.05)
+
+
 def test_a_run_survives_kill_9(tmp_path):
     """A real process, really killed in the middle, and continued: the same weights as one that was left alone."""
     sets = [f"--set={k}={v}" for k, v in (*SMALL.items(), ("epochs", 6))]

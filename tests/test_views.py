@@ -59,3 +59,26 @@ def test_five_crops_are_the_corners_and_the_centre():
     pixels = image / 255
     for crop, (top, left) in zip(crops, [(0, 0), (0, 6), (6, 0), (6, 6), (3, 3)], strict=True):
         torch.testing.assert_close(crop, pixels[..., top : top + 48, left : left + 48])
+
+
+def test_shifted_images_are_padded_with_black_and_cropped():
+    images = torch.randint(1, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    boxes = views.draw_shifts(40, 32, 32, torch.Generator().manual_seed(0))
+    assert set(boxes[:, :2].flatten().tolist()) == set(map(float, range(-4, 5)))
+    ours = views.crop_and_resize(images, boxes, 32, torch.zeros(40, dtype=torch.bool))
+    for image, (top, left, *_), result in zip(images, boxes.int().tolist(), ours, strict=True):
+        padded = torch.nn.functional.pad(image.float(), (4, 4, 4, 4))
+        torch.testing.assert_close(result, padded[:, 4 + top : 36 + top, 4 + left : 36 + left], atol=1e-3, rtol=0)
+
+
+def test_halving_averages_two_by_two_pixels():
+    image, whole = torch.rand(1, 3, 40, 40), torch.tensor([[0.0, 0, 40, 40]])
+    half = views.crop_and_resize(image, whole, 20, torch.zeros(1, dtype=torch.bool))
+    torch.testing.assert_close(half, torch.nn.functional.avg_pool2d(image, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_the_training_view_is_chosen_by_the_configuration():
+    padded, _ = views.draw_train_views(5, 32, 32, small(train_view="padded"), torch.Generator().manual_seed(0))
+    resized, _ = views.draw_train_views(5, 32, 32, small(), torch.Generator().manual_seed(0))
+    assert (padded[:, 2:] == 32).all()
+    assert (resized[:, 2:] < 32).any()
