@@ -79,6 +79,14 @@ class Backbone(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, d)
         return (tokens[:, :1] if cls_only else tokens) + attn.out_proj(mixed)
 
+    def attention_weights(self, index: int, tokens: Tensor) -> Tensor:
+        """Softmax(Q K^T / sqrt(d_k)) of block ``index`` for ``tokens`` (B, N, d): (B, h, N, N), each row sums to 1."""
+        attn, d = self.blocks[index].attn, self.width
+        x = self.blocks[index].ln_1(tokens)
+        q, k = F.linear(x, attn.in_proj_weight[: 2 * d], attn.in_proj_bias[: 2 * d]).chunk(2, -1)
+        q, k = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (q, k))  # (B, h, N, d/h)
+        return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+
     def mlp(self, index: int, tokens: Tensor) -> Tensor:
         """MLP(LN_2(f~)) of block ``index``; the shape of ``tokens``, without the residual."""
         block = self.blocks[index]

@@ -41,15 +41,10 @@ def demo(
     sets: Sets = None,
 ) -> None:
     """Train zero-shot, LIFT and Sage on the embedded mini world and print head / medium / tail."""
-    from . import Config, load_backbone, load_data, train
     from .config import parse_assignments
+    from .demo import demo_runs
 
-    changes = parse_assignments(sets or [])
-    configs = [Config.preset("mini", method, **{**changes, "seed": seed} | ({"epochs": 0} if method == "zero-shot" else {}))
-               for method in ("zero-shot", "lift", "sage")]
-    data, backbone = load_data(configs[-1]), load_backbone(configs[-1])
-    finished = [train(config, runs / f"demo-{config.method}-{seed}", resume=True, data=data, backbone=backbone)
-                for config in configs]
+    finished = list(demo_runs(runs, seed, **parse_assignments(sets or [])).values())
     _print_runs(finished, "single", "own")
     if not headless:
         console.print(f"Runs are in {runs}/; `sagekit compare {finished[1].path} {finished[2].path}` tests the difference.")

@@ -71,30 +71,38 @@ class Model(Classifier):
 
         ``frozen`` (B, d) is f^zs where it is known already. Without a module f is the frozen feature.
         """
-        net, tuned, last = self.backbone, self.tuned, self.backbone.layers - 1
+        net, last = self.backbone, self.backbone.layers - 1
         if self.frozen_alone:
             with torch.no_grad():
                 frozen = net.features(images) if frozen is None else frozen
             return frozen, frozen if self.fit else None
         needs_frozen, guidance = self.fit and frozen is None, self.guidance()
-        tokens = tuned.embed(images)
-        cold = net.embed(images) if needs_frozen and tuned is not net else tokens
+        tokens = self.tuned.embed(images)
+        cold = net.embed(images) if needs_frozen and self.tuned is not net else tokens
         for index in range(last + 1):
-            if self.prompts is not None:
-                tokens = self.prompts(index, tokens)
-            mid = tuned.attend(index, tokens, cls_only=index == last)
-            output = tuned.mlp(index, mid)
-            tokens = mid + output
+            mid, output, tokens = self.block(index, tokens, guidance, cls_only=index == last)
             if needs_frozen and index == 0 and self.shares_start:
-                cold = tokens
+                cold = mid + output
             elif needs_frozen:
                 with torch.no_grad():
                     cold = net.attend(index, cold, cls_only=index == last)
                     cold = cold + net.mlp(index, cold)
-            if self.adapters is not None:
-                adapter = self.adapters[index]
-                tokens = tokens + (adapter(output) if isinstance(adapter, Adapter) else adapter(mid, guidance))
-        return tuned.pool(tokens), net.pool(cold) if needs_frozen else frozen if self.fit else None
+        return self.tuned.pool(tokens), net.pool(cold) if needs_frozen else frozen if self.fit else None
+
+    def block(self, index: int, tokens: Tensor, guidance: Tensor, cls_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Block ``index`` with its module, on ``tokens`` (B, N, d): f~ (after attention), MLP(LN(f~)), and the block's output.
+
+        All (B, N, d) (N + p with prompts), or (B, 1, d) with ``cls_only``.
+        """
+        if self.prompts is not None:
+            tokens = self.prompts(index, tokens)
+        mid = self.tuned.attend(index, tokens, cls_only)
+        output = self.tuned.mlp(index, mid)
+        if self.adapters is None:
+            return mid, output, mid + output
+        adapter = self.adapters[index]
+        change = adapter(output) if isinstance(adapter, Adapter) else adapter(mid, guidance)
+        return mid, output, mid + output + change
 
     def classify(self, feature: Tensor, frozen: Tensor | None) -> Logits:
         """Eq 23 on features (B, d)."""
