@@ -22,5 +22,5 @@ def demo_runs(folder: Path | str, seed: int = 0, **changes: Any) -> dict[str, Ru
     configs = [Config.preset("mini", method, **{**changes, "seed": seed, **({"epochs": 0} if method == "zero-shot" else {})})
                for method in METHODS]
     data, backbone = load_data(configs[-1]), load_backbone(configs[-1])
-    return {config.method: train(config, Path(folder) / f"demo-{config.method}-{seed}", resume=True, data=data, backbone=backbone)
-            for config in configs}
+    paths = {config.method: Path(folder) / f"demo-{config.method}-{seed}" for config in configs}
+    return {config.method: train(config, paths[config.method], resume=True, data=data, backbone=backbone) for config in configs}

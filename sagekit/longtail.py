@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import brentq
 
 from .errors import UserError
 
@@ -29,6 +30,22 @@ def profile(classes: int, largest: int, imbalance_ratio: float) -> np.ndarray:
         raise UserError(f"imbalance_ratio is {imbalance_ratio:g}; it is n_max / n_min and so at least 1.")
     exponent = np.arange(classes) / max(1, classes - 1)
     return np.array([int(largest * (1 / imbalance_ratio) ** e) for e in exponent], dtype=np.int64)
+
+
+def sketch(classes: int, images: int, largest: int, smallest: int) -> np.ndarray:
+    """A smooth stand-in for a profile of which only these four numbers are known, int64 (classes,), largest first.
+
+    n_i = smallest + (largest - smallest) (1 - i / (C - 1))^p, with p such that the sum comes out at about ``images``.
+    """
+    place = 1 - np.arange(classes) / max(1, classes - 1)
+
+    def excess(power: float) -> float:
+        return float((smallest + (largest - smallest) * place**power).sum() - images)
+
+    if excess(1e-3) < 0 or excess(1e3) > 0:
+        raise UserError(f"{classes} classes of {smallest} to {largest} images cannot have {images} in all.")
+    power = brentq(excess, 1e-3, 1e3)
+    return np.round(smallest + (largest - smallest) * place**power).astype(np.int64)
 
 
 def groups(class_counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:

@@ -40,6 +40,20 @@ TABLE_8: dict[str, Hyperparameters] = {
 CLASSES = {"CIFAR-100-LT": 100, "ImageNet-LT": 1000, "Places-LT": 365, "iNaturalist 2018": 8142}
 """Number of classes of each data set (section 4.1)."""
 
+@dataclass(frozen=True)
+class Profile:
+    """What section 4.1 says of a data set: classes, training images, and the largest and smallest class."""
+
+    classes: int
+    images: int
+    largest: int
+    smallest: int
+
+
+PROFILES = {"ImageNet-LT": Profile(1000, 115_800, 1280, 5), "Places-LT": Profile(365, 62_500, 4980, 5),
+            "iNaturalist 2018": Profile(8142, 437_500, 1000, 2)}
+"""The three large sets; CIFAR-100-LT's profile is exact (``longtail.profile``)."""
+
 TABLE_12: dict[str, dict[str, float]] = {
     "Baseline": {"CIFAR-100-LT": 0.10, "ImageNet-LT": 0.62, "Places-LT": 0.18, "iNaturalist 2018": 4.75},
     "+ SG-Adapter": {"CIFAR-100-LT": 0.20, "ImageNet-LT": 1.43, "Places-LT": 0.38, "iNaturalist 2018": 11.29},

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from sagekit import UserError, longtail
+from sagekit.paper import PROFILES
 
 
 @pytest.mark.parametrize(("beta", "total"), [(100, 10847), (50, 12608), (10, 19573)])
@@ -38,3 +39,17 @@ def test_subsample_takes_the_counts_without_repeating():
     assert len(set(chosen)) == 51
     with pytest.raises(UserError, match="class 1 has 50 images; 60"):
         longtail.subsample(labels, np.array([1, 60, 1]), seed=0)
+
+
+@pytest.mark.parametrize("name", list(PROFILES))
+def test_a_sketch_has_the_four_numbers(name):
+    known = PROFILES[name]
+    counts = longtail.sketch(known.classes, known.images, known.largest, known.smallest)
+    assert (len(counts), counts[0], counts[-1]) == (known.classes, known.largest, known.smallest)
+    assert counts.sum() == pytest.approx(known.images, rel=0.01)
+    assert (np.diff(counts) <= 0).all()
+
+
+def test_an_impossible_sketch_is_refused():
+    with pytest.raises(UserError, match="cannot have 10 in all"):
+        longtail.sketch(100, 10, 50, 5)
