@@ -35,17 +35,17 @@ def profile(classes: int, largest: int, imbalance_ratio: float) -> np.ndarray:
 def sketch(classes: int, images: int, largest: int, smallest: int) -> np.ndarray:
     """A smooth stand-in for a profile of which only these four numbers are known, int64 (classes,), largest first.
 
-    n_i = smallest + (largest - smallest) (1 - i / (C - 1))^p, with p such that the sum comes out at about ``images``.
+    n_i = largest (smallest / largest)^((i / (C - 1))^q), with q such that the sum comes out at about ``images``; q = 1 is
+    ``profile``.
     """
-    place = 1 - np.arange(classes) / max(1, classes - 1)
+    place = np.arange(classes) / max(1, classes - 1)
 
-    def excess(power: float) -> float:
-        return float((smallest + (largest - smallest) * place**power).sum() - images)
+    def counts(q: float) -> np.ndarray:
+        return largest * (smallest / largest) ** (place**q)
 
-    if excess(1e-3) < 0 or excess(1e3) > 0:
+    if not counts(1e-2).sum() < images < counts(1e2).sum():
         raise UserError(f"{classes} classes of {smallest} to {largest} images cannot have {images} in all.")
-    power = brentq(excess, 1e-3, 1e3)
-    return np.round(smallest + (largest - smallest) * place**power).astype(np.int64)
+    return np.round(counts(brentq(lambda q: counts(q).sum() - images, 1e-2, 1e2))).astype(np.int64)
 
 
 def groups(class_counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
