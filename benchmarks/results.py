@@ -78,8 +78,8 @@ def comparisons(frame: pd.DataFrame, groups: tuple[str, ...]) -> str:
     ends = np.array([(row[f"{g}_low"], row[f"{g}_high"]) for row in frame.to_dict("records") for g in groups])
     ends = ends[~np.isnan(ends[:, 0])]
     apart = int(((ends[:, 0] > 0) | (ends[:, 1] < 0)).sum())
-    return (f"{len(ends)} comparisons, {apart} with an interval that excludes zero; about {len(ends) / 20:.0f} would have one "
-            "by chance alone.\n")
+    return (f"{len(ends)} comparisons, {apart} with an interval that excludes zero; by chance alone it would be about "
+            f"{len(ends) / 20:.1f}.\n")
 
 
 def printed(table: int | None, name: str) -> str:
@@ -127,7 +127,9 @@ def readings(results: pd.DataFrame) -> str:
 
 def figure_section(study: str, results: pd.DataFrame) -> str:
     title, axes = FIGURES[study]
-    frame = summary(results)
+    same = set(results[results["row"] == "preset"]["path"])  # points of an axis that are the preset itself
+    copies = set(results[results["path"].isin(same)]["row"])
+    frame = summary(results, {row: "preset" for row in results["row"] if row not in copies})
     records = {str(row["row"]): row for row in frame.to_dict("records")}
     preset = records["preset"]
     known = ", ".join(f"{g} {cell(preset, g)}" for g in ("all", "head", "tail"))
