@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torchvision.datasets import CIFAR100
 
 import sagekit as sk
 
@@ -55,7 +59,6 @@ def shaken(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 def write_images(folder: Path, count: int, size: int = 40, seed: int = 0) -> list[Path]:
     """A few small random JPEG photographs."""
-    import numpy as np
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,3 +69,21 @@ def write_images(folder: Path, count: int, size: int = 40, seed: int = 0) -> lis
         Image.fromarray(rng.integers(0, 255, (size, size + 8, 3), dtype=np.uint8)).save(path)
         paths.append(path)
     return paths
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in CIFAR-100's format with 20 + 2 images a class, and the checksums that torchvision wants."""
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, per_class in (("train", 20), ("test", 2)):
+        labels = np.tile(np.arange(100), per_class).tolist()
+        content = {"data": rng.integers(0, 255, (len(labels), 3072), dtype=np.uint8), "fine_labels": labels}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"thing_{i}" for i in range(100)]}))
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
+    return tmp_path

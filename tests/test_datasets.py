@@ -1,5 +1,3 @@
-import hashlib
-import pickle
 
 import numpy as np
 import pytest
@@ -41,27 +39,6 @@ def test_batch_larger_than_the_set():
 
 
 # --- CIFAR-100 ---
-
-
-@pytest.fixture
-def cifar(tmp_path, monkeypatch):
-    """A folder in CIFAR-100's format with 20 + 2 images a class, and the checksums that torchvision wants."""
-    from torchvision.datasets import CIFAR100
-
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    sums = {}
-    for name, per_class in (("train", 20), ("test", 2)):
-        labels = np.tile(np.arange(100), per_class).tolist()
-        content = {"data": rng.integers(0, 255, (len(labels), 3072), dtype=np.uint8), "fine_labels": labels}
-        (folder / name).write_bytes(pickle.dumps(content))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"thing_{i}" for i in range(100)]}))
-    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
-    return tmp_path
 
 
 def test_cifar_is_read_and_made_long_tailed(cifar):

@@ -69,6 +69,15 @@ def test_a_run_resumes_bit_for_bit_and_measures_again(tmp_path, loss, monkeypatc
     assert again["results"]["single"]["all"] == whole.metrics["results"]["single"]["all"]
 
 
+@pytest.mark.parametrize("loss", ["ce", "proco"])
+def test_it_runs_on_cifar_100_lt(tmp_path, cifar, loss):
+    """At 32 px, on a folder in CIFAR-100's format; five crops too."""
+    config = Config.preset("cifar100-lt-10", "scratch", data_root=cifar, epochs=1, loss=loss, ensembling=True)
+    run = train(config, tmp_path / "run", show=False)
+    assert run.predictions().z.shape == (200, 100)
+    assert set(run.metrics["results"]) == {"single", "five_crops"}
+
+
 def test_it_learns_a_batch_by_heart():
     g = torch.Generator().manual_seed(0)
     images, labels = torch.rand(16, 3, 24, 24, generator=g), torch.arange(16) % 4
