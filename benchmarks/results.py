@@ -2,7 +2,8 @@
 
     python benchmarks/results.py [SEEDS] [RUNS]
 
-Trains what RUNS/points does not hold yet (build/results; about an hour and a half on two cores), then writes the page.
+Trains what RUNS/points does not hold yet (build/results; about two hours on two cores), then writes the page, and
+docs/results/STUDY.csv with each study's summary against its first row, which the notebooks read.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ float32.
 TABLES = {
     "table5": ("Table 5: the components one after the other", 5),
     "table7": ("Table 7: the compensation factor on other losses, from scratch", 7),
-    "table9": ("Table 9's modules in LIFT's place (the paper counts them and does not compare them)", None),
     "table10": ("Table 10: SG-Adapter with and without W_proj", 10),
 }
 PRINTED_AS = {"CE + CF, tau = gamma": "CE + CF", "CE + CF, tau = 1 + gamma": "CE + CF"}
@@ -82,10 +82,8 @@ def comparisons(frame: pd.DataFrame, groups: tuple[str, ...]) -> str:
             f"{len(ends) / 20:.1f}.\n")
 
 
-def printed(table: int | None, name: str) -> str:
+def printed(table: int, name: str) -> str:
     """The paper's all / head / medium / tail of a row, or nothing."""
-    if table is None:
-        return ""
     frame = paper.table(table)
     found = frame[(frame["system"] == PRINTED_AS.get(name, name)) & (frame["dataset"] == DATASET)].to_dict("records")
     return " / ".join(f"{found[0][g]:.1f}" for g in group_names()) if found else ""
@@ -100,8 +98,8 @@ def table_section(study: str, results: pd.DataFrame) -> str:
         name = str(row["row"])
         base = PAIRS[study].get(name, "") if study in PAIRS else first if name != first else ""
         rows.append({"": name, **{f"{g} %": cell(row, g) for g in group_names()}, "against": base,
-                     "all": difference(row, "all"), "tail": difference(row, "tail")}
-                    | ({"paper: all / head / medium / tail": printed(number, name)} if number else {}))
+                     "all": difference(row, "all"), "tail": difference(row, "tail"),
+                     "paper: all / head / medium / tail": printed(number, name)})
     seconds = results.groupby("row", sort=False)["seconds"].mean()
     return (f"## {title}\n\n{markdown(pd.DataFrame(rows))}\n\n{comparisons(frame, ('all', 'tail'))}"
             f"Training took {seconds.min():.0f} to {seconds.max():.0f} s a run, two runs at a time on two cores.\n")
@@ -148,6 +146,8 @@ def main(seeds: int, runs: Path) -> None:
     parts = []
     for study in (*TABLES, *FIGURES):
         results = measured(study, seeds, runs)
+        table = summary(results).drop(columns=["failed"])
+        write_text(Path(f"docs/results/{study}.csv"), table.to_csv(index=False, float_format="%.3f"))
         parts.append(table_section(study, results) if study in TABLES else figure_section(study, results))
         if study == "table7":
             parts.append(readings(results))
