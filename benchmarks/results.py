@@ -26,12 +26,12 @@ from sagekit.sweep import over_seeds, run_points
 HEAD = """# Measured: the paper's studies on the mini world
 
 Written by `python benchmarks/results.py` on {date}, {seeds} seeds a row. **All numbers but those under "paper" are
-mini-world numbers**: a generated toy of 48 classes with a CLIP of 1.7 million parameters (or a ResNet-32 on 24 px),
+mini-world numbers**: a generated toy of 48 classes with a CLIP of 1.7 million parameters,
 {images} test images, single view, groups by the data's own counts. Under "paper" are its printed numbers for
-CIFAR-100-LT at imbalance ratio 100, with ViT-B/16 (or ResNet-32).
+CIFAR-100-LT at imbalance ratio 100, with ViT-B/16.
 
 **What may be compared:** the sign of a difference between two rows, and whether it falls on head, medium or tail. Not
-the percentages, and not the size of a difference: data, network, number of classes and, for Tables 5 and 10, the groups
+the percentages, and not the size of a difference: data, network, number of classes, the groups
 and the (believed) five crops differ.
 
 Accuracies are means with 95 % t intervals over seeds. Differences are paired: same seeds, same test images; their
@@ -41,13 +41,9 @@ float32.
 """
 TABLES = {
     "table5": ("Table 5: the components one after the other", 5),
-    "table7": ("Table 7: the compensation factor on other losses, from scratch", 7),
     "table10": ("Table 10: SG-Adapter with and without W_proj", 10),
 }
-PRINTED_AS = {"CE + CF, tau = gamma": "CE + CF", "CE + CF, tau = 1 + gamma": "CE + CF"}
-PAIRS = {"table5": {"+SG": "LIFT", "+SG+Init": "+SG", "+SG+Init+CF": "+SG+Init", "+SG+Init+CF+FIT": "+SG+Init+CF"},
-         "table7": {"CE + CF, tau = gamma": "CE", "LA": "CE", "CE + CF, tau = 1 + gamma": "LA", "KPS + CF": "KPS",
-                    "ProCo + CF": "ProCo"}}
+PAIRS = {"table5": {"+SG": "LIFT", "+SG+Init": "+SG", "+SG+Init+CF": "+SG+Init", "+SG+Init+CF+FIT": "+SG+Init+CF"}}
 FIGURES = {"fig7": ("Figure 7: the weights of FIT's losses", FIG_7),
            "fig8": ("Figure 8: gamma, mu and alpha, without FIT", FIG_8)}
 DATASET = "CIFAR-100-LT 100"
@@ -85,7 +81,7 @@ def comparisons(frame: pd.DataFrame, groups: tuple[str, ...]) -> str:
 def printed(table: int, name: str) -> str:
     """The paper's all / head / medium / tail of a row, or nothing."""
     frame = paper.table(table)
-    found = frame[(frame["system"] == PRINTED_AS.get(name, name)) & (frame["dataset"] == DATASET)].to_dict("records")
+    found = frame[(frame["system"] == name) & (frame["dataset"] == DATASET)].to_dict("records")
     return " / ".join(f"{found[0][g]:.1f}" for g in group_names()) if found else ""
 
 
@@ -103,24 +99,6 @@ def table_section(study: str, results: pd.DataFrame) -> str:
     seconds = results.groupby("row", sort=False)["seconds"].mean()
     return (f"## {title}\n\n{markdown(pd.DataFrame(rows))}\n\n{comparisons(frame, ('all', 'tail'))}"
             f"Training took {seconds.min():.0f} to {seconds.max():.0f} s a run, two runs at a time on two cores.\n")
-
-
-def readings(results: pd.DataFrame) -> str:
-    """Which reading of CE + CF is nearer to the published gains."""
-    names = list(group_names())
-    table = paper.table(7)
-    published = table[table["dataset"] == DATASET].set_index("system")[names]
-    gain = published.loc["CE + CF"] - published.loc["CE"]
-    means = results.groupby("row", sort=False)[names].mean()
-    gains = {name: means.loc[name] - means.loc["CE"] for name in PRINTED_AS}
-    far = {name: float((g - gain).abs().mean()) for name, g in gains.items()}
-    nearer = min(far, key=far.__getitem__).split(", ")[1]
-    rows = [{"gain over CE": name, **{g: f"{v:+.1f}" for g, v in one.items()},
-             "mean distance": f"{far[name]:.1f}" if name in far else ""}
-            for name, one in {**gains, "published": gain}.items()]
-    return ("The paper does not say whether \"CE + CF\" brings the class counts too (tau = 1 + gamma) or the factor alone\n"
-            f"(tau = gamma). On the mini world the reading **{nearer}** is nearer to the gain that the paper prints:\n\n"
-            f"{markdown(pd.DataFrame(rows))}\n")
 
 
 def figure_section(study: str, results: pd.DataFrame) -> str:
@@ -149,8 +127,6 @@ def main(seeds: int, runs: Path) -> None:
         table = summary(results).drop(columns=["failed"])
         write_text(Path(f"docs/results/{study}.csv"), table.to_csv(index=False, float_format="%.3f"))
         parts.append(table_section(study, results) if study in TABLES else figure_section(study, results))
-        if study == "table7":
-            parts.append(readings(results))
     images = Run(results["path"].iloc[0]).metrics["test_images"]
     write_text(Path("docs/results.md"), "\n".join([HEAD.format(date=date.today(), seeds=seeds, images=images), *parts]))
 
