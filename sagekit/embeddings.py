@@ -44,7 +44,11 @@ def picture(points: Tensor, method: Literal["tsne", "umap"] = "tsne", seed: int 
     if method == "umap":
         from umap import UMAP  # slow to import
 
-        return UMAP(n_neighbors=min(15, len(data) - 1), metric="cosine", random_state=seed, n_jobs=1).fit_transform(data)
+        threads = torch.get_num_threads()
+        try:
+            return UMAP(n_neighbors=min(15, len(data) - 1), metric="cosine", random_state=seed, n_jobs=1).fit_transform(data)
+        finally:
+            torch.set_num_threads(threads)  # numba shares torch's OpenMP and sets its number of threads
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(data) - 1) / 3)

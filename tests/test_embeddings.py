@@ -58,3 +58,13 @@ def test_two_clusters_stay_apart(method):
 def test_three_points_make_no_picture():
     with pytest.raises(UserError, match="too few"):
         embeddings.picture(torch.eye(3))
+
+
+def test_umap_leaves_torch_s_threads_alone():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        embeddings.picture(F.normalize(torch.randn(20, 4), dim=-1), "umap")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
