@@ -36,14 +36,16 @@ def default_bottleneck(classes: int, layers: int) -> int:
     return 2 ** max(0, math.floor(math.log2(classes / (2 * layers))))
 
 
-def _down(width: int, bottleneck: int) -> nn.Linear:
+def down_projection(width: int, bottleneck: int) -> nn.Linear:
+    """d -> r as it starts: Kaiming normal (a = sqrt 5), bias zero."""
     layer = nn.Linear(width, bottleneck)
     nn.init.kaiming_normal_(layer.weight, a=math.sqrt(5))
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def _up(bottleneck: int, width: int) -> nn.Linear:
+def up_projection(bottleneck: int, width: int) -> nn.Linear:
+    """r -> d as it starts: zero."""
     layer = nn.Linear(bottleneck, width)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -67,8 +69,8 @@ class AdaptFormer(nn.Module):
     def __init__(self, width: int, bottleneck: int, scale_init: float = 1.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.down = _down(width, bottleneck)
-        self.up = _up(bottleneck, width)
+        self.down = down_projection(width, bottleneck)
+        self.up = up_projection(bottleneck, width)
         self.scale = nn.Parameter(torch.tensor(float(scale_init)))
 
     def forward(self, tokens: Tensor, guidance: Tensor | None = None) -> Tensor:
@@ -101,10 +103,10 @@ class SGAdapter(nn.Module):
             _init_gate(self.proj, gate_init)
         elif gate == "vector":
             self.gate = nn.Parameter(torch.zeros(width))
-        self.down_v = _down(width, bottleneck)
-        self.down_vt = _down(width, bottleneck)
-        self.down_t = _down(width, bottleneck)
-        self.up = _up(2 * bottleneck, width)
+        self.down_v = down_projection(width, bottleneck)
+        self.down_vt = down_projection(width, bottleneck)
+        self.down_t = down_projection(width, bottleneck)
+        self.up = up_projection(2 * bottleneck, width)
         self.scale_vt = nn.Parameter(torch.tensor(float(scale_init)))
         self.scale = nn.Parameter(torch.tensor(float(scale_init)))
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .adapters import _down, _up
+from .adapters import down_projection, up_projection
 from .backbone import Backbone
 
 
@@ -35,8 +35,8 @@ class Adapter(nn.Module):
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.down = _down(width, bottleneck)
-        self.up = _up(bottleneck, width)
+        self.down = down_projection(width, bottleneck)
+        self.up = up_projection(bottleneck, width)
 
     def forward(self, output: Tensor) -> Tensor:
         """The MLP's ``output`` (..., d) -> what is added to it (..., d)."""
