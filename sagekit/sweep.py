@@ -140,6 +140,7 @@ def _watched(paths: list[Path], show: bool) -> Iterator[None]:
 def _back_end(name: str, workers: int) -> Iterator[None]:
     """joblib set to a back end, with the Dask client that ``dask`` needs."""
     with contextlib.ExitStack() as stack:
+        stack.callback(_restore, dict(os.environ))  # starting Dask's workers changes this process's own settings
         try:
             if name == "dask":
                 stack.enter_context(_dask_client(workers))
@@ -151,6 +152,11 @@ def _back_end(name: str, workers: int) -> Iterator[None]:
         except (ValueError, ImportError):
             raise UserError(f"joblib has no back end '{name}' here; loky works, dask and ray where installed.") from None
         yield
+
+
+def _restore(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def _dask_client(workers: int) -> contextlib.AbstractContextManager[Any]:

@@ -1,4 +1,5 @@
 import io
+import os
 
 import pandas as pd
 import pytest
@@ -93,6 +94,9 @@ def test_a_killed_sweep_continues(tmp_path):
 def test_a_real_local_dask_cluster_trains_the_points(tmp_path, monkeypatch):
     from distributed import LocalCluster
 
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.setenv(name, "")  # Dask writes these into this process; the later tests' processes would inherit them
+        monkeypatch.delenv(name)
     points = over_seeds({"a": tiny(), "b": tiny(lr=0.02)}, 1)
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
@@ -125,3 +129,10 @@ def test_bad_sweeps_are_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         read_grid(tmp_path / "s.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_dask_s_own_local_workers_leave_the_environment_alone(tmp_path):
+    before = dict(os.environ)
+    frame = run_points([Point("a", tiny()), Point("b", tiny(lr=0.02))], tmp_path, workers=2, backend="dask", show=False)
+    assert frame["status"].tolist() == ["finished", "finished"], frame["error"].tolist()
+    assert dict(os.environ) == before
