@@ -7,6 +7,8 @@ out, so that every step has the same size.
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +81,15 @@ def evaluation_batches(split: Split, config: Config, size: int, device: torch.de
         yield stack[0].to(device).unbind(1), chunk
 
 
+def single_views(split: Split, config: Config, size: int) -> tuple[Tensor, Tensor | None]:
+    """What the model sees of a few test images: float (N, 3, size, size) in 0..1 on the CPU, and the object's pixels in the
+    same crop, bool (N, size, size), where they are known."""
+    pixels = torch.cat([crop for (crop,), _ in evaluation_batches(split, config, size, torch.device("cpu"), False)])
+    if split.masks is None:
+        return pixels, None
+    return pixels, views.centre_view(255 * split.masks[:, None].float(), size, config)[:, 0] > 0.5
+
+
 def _photo_batches(split: Split, config: Config, size: int, epoch: int, batches: list[Tensor],
                    device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     photos = _Photos(split, views.photo_train_view(size, config), (config.seed, epoch))
@@ -119,8 +130,28 @@ class _Photos(Dataset[tuple[Tensor, Tensor]]):
 
 def decode(path: Path) -> Tensor:
     """A file's pixels, uint8 (3, H, W). Raises ``UserError`` when the file is no whole image."""
+    return _pixels(path, str(path))
+
+
+UPLOAD_LIMIT = 10_000_000
+"""Bytes of an image that someone hands in."""
+UPLOAD_PIXELS = 40_000_000
+UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+
+
+def decode_upload(content: bytes, name: str) -> Tensor:
+    """The pixels of a file that someone hands in, uint8 (3, H, W). Raises ``UserError`` for more than ``UPLOAD_LIMIT`` bytes or
+    ``UPLOAD_PIXELS`` pixels, and for what is none of ``UPLOAD_FORMATS``."""
+    if len(content) > UPLOAD_LIMIT:
+        raise UserError(f"{name} has {len(content) / 1e6:.1f} MB; at most {UPLOAD_LIMIT / 1e6:.0f} MB are taken.")
+    return _pixels(io.BytesIO(content), name, UPLOAD_FORMATS, UPLOAD_PIXELS)
+
+
+def _pixels(file: Path | io.BytesIO, name: str, formats: tuple[str, ...] | None = None, most: float = math.inf) -> Tensor:
     try:
-        with Image.open(path) as image:
+        with Image.open(file, formats=formats) as image:
+            if image.width * image.height > most:  # said by the header: nothing is unpacked yet
+                raise UserError(f"{name} has {image.width} x {image.height} pixels; at most {most / 1e6:.0f} million go.")
             return v2.functional.pil_to_tensor(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is damaged or not an image ({str(error)[:80]}).") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} is damaged or not an image ({str(error)[:80]}).") from None

@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 a failure of ours (with its traceback), 2 a user's mistake
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,17 +32,16 @@ console = Console(highlight=False)
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", envvar="SAGEKIT_RUNS", help="Folder of the runs.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-MINI_NOTE = ("Mini-world numbers: a generated toy. What carries over to real data is the mechanism, not the percentage.")
 
 
 @app.command()
 def demo(
     runs: RunsFolder = Path("runs"),
     seed: Annotated[int, typer.Option(help="Seed of the three runs.")] = 0,
-    headless: Annotated[bool, typer.Option("--headless", help="Only print the table; open nothing.")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="Only print the table; open no dashboard.")] = False,
     sets: Sets = None,
 ) -> None:
-    """Train zero-shot, LIFT and Sage on the embedded mini world and print head / medium / tail."""
+    """Train zero-shot, LIFT and Sage on the embedded mini world, print head / medium / tail, and open the dashboard."""
     from .config import parse_assignments
     from .demo import demo_runs
 
@@ -48,6 +49,20 @@ def demo(
     _print_runs(finished, "single", "own")
     if not headless:
         console.print(f"Runs are in {runs}/; `sagekit compare {finished[1].path} {finished[2].path}` tests the difference.")
+        _open_dashboard(runs)
+
+
+def _open_dashboard(runs: Path) -> None:
+    """Run it until Ctrl+C where someone sits at a terminal; say how to open it otherwise."""
+    root = Path(__file__).resolve().parents[1]
+    script = root / "dashboard" / "app.py"
+    if not script.is_file() or find_spec("streamlit") is None:
+        return
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--", "--runs", str(runs.resolve())]
+    if sys.stdout.isatty():
+        subprocess.run(command, cwd=root, check=False)  # its settings lie there
+    else:
+        console.print(f"The dashboard: streamlit run dashboard/app.py -- --runs {runs}")
 
 
 @app.command()
@@ -219,6 +234,7 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
 
 
 def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
+    from . import world
     from .metrics import group_names
 
     first = frame["row"].iloc[0]
@@ -231,7 +247,7 @@ def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
     console.print(f"Top-1, mean and 95 % t interval over seeds; differences paired by seed and image, bootstrap over both. "
                   f"{4 * (len(frame) - 1)} comparisons: about one in twenty is off by chance alone.")
     if mini:
-        console.print(MINI_NOTE)
+        console.print(world.NOTE)
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
@@ -247,6 +263,7 @@ def _is_main_process() -> bool:
 
 
 def _print_runs(runs: list[Run], view: str, definition: str) -> None:
+    from . import world
     from .compare import table
     from .longtail import DEFINITIONS
     from .metrics import group_names
@@ -262,7 +279,7 @@ def _print_runs(runs: list[Run], view: str, definition: str) -> None:
     console.print(grid)
     console.print("Top-1, and below it its 95 % bootstrap interval over test images; trained: parameters; s: seconds.")
     if metrics["mini_world"]:
-        console.print(MINI_NOTE)
+        console.print(world.NOTE)
 
 
 def _difference(row: Mapping[Any, Any], group: str) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .config import MACHINE_SETTINGS
 from .errors import UserError
 from .longtail import DEFINITIONS, groups
 from .metrics import group_names, paired_difference
-from .runs import VIEWS, Run
+from .runs import VIEWS, Predictions, Run
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
@@ -55,10 +56,7 @@ def table(runs: Sequence[Run], view: str = "single", definition: str = "own") ->
 
 def differences(base: Run, other: Run, view: str = "single", definition: str = "own") -> pd.DataFrame:
     """``other`` minus ``base``, one row for all / head / medium / tail: difference, low, high (points), p, images."""
-    check_comparable([base, other])
-    a, b = base.predictions(view), other.predictions(view)
-    if not np.array_equal(a.labels, b.labels):
-        raise UserError(f"{other.path} and {base.path} cannot be compared: their test images are in another order.")
+    a, b = _same_images(base, other, view)
     members = groups(base.metrics["group_counts"][definition])
     rows = []
     for group in group_names():
@@ -68,6 +66,62 @@ def differences(base: Run, other: Run, view: str = "single", definition: str = "
             rows.append({"group": group, **{k: 100 * test[k] for k in ("difference", "low", "high")}, "p": test["p"],
                          "images": int(chosen.sum())})
     return pd.DataFrame(rows)
+
+
+def per_class(base: Run, other: Run, view: str = "single", definition: str = "own") -> pd.DataFrame:
+    """One row a class, most frequent first: ``label``, ``name``, ``group``, ``images`` (training), ``tested``, ``base``,
+    ``other`` (accuracy, percent), ``difference`` (points), and ``p`` of the paired bootstrap over the class's test images."""
+    a, b = _same_images(base, other, view)
+    members = groups(base.metrics["group_counts"][definition])
+    rows = []
+    for label, (name, n) in enumerate(zip(base.metrics["class_names"], base.metrics["class_counts"], strict=True)):
+        own = a.labels == label
+        if own.any():
+            test = paired_difference(a.correct[own], b.correct[own])
+            rows.append({"label": label, "name": name, "group": next(g for g, c in members.items() if label in c), "images": n,
+                         "tested": int(own.sum()), "base": 100 * a.correct[own].mean(), "other": 100 * b.correct[own].mean(),
+                         "difference": 100 * test["difference"], "p": test["p"]})
+    return pd.DataFrame(rows).sort_values(["images", "label"], ascending=[False, True], ignore_index=True)
+
+
+def confusions(base: Run, other: Run, view: str = "single") -> pd.DataFrame:
+    """Pairs of classes that are taken for one another, largest change first: ``true``, ``taken_for`` (names), ``base`` and
+    ``other`` (test images), ``change``. Pairs without a change are left out."""
+    a, b = _same_images(base, other, view)
+    names, classes = base.metrics["class_names"], len(base.metrics["class_names"])
+    before, after = (np.bincount(p.labels * classes + p.logits.argmax(1), minlength=classes**2) for p in (a, b))
+    change = after - before
+    change[:: classes + 1] = 0  # right is no confusion
+    cells = np.flatnonzero(change)
+    frame = pd.DataFrame({"true": [names[c // classes] for c in cells], "taken_for": [names[c % classes] for c in cells],
+                          "base": before[cells], "other": after[cells], "change": change[cells]})
+    return frame.sort_values("change", key=lambda c: -c.abs(), kind="stable", ignore_index=True)
+
+
+def won_and_lost(base: Run, other: Run, view: str = "single") -> tuple[np.ndarray, np.ndarray]:
+    """Places in the test set of the images that only ``other`` gets right, and of those that only ``base`` does."""
+    a, b = _same_images(base, other, view)
+    return np.flatnonzero(b.correct & ~a.correct), np.flatnonzero(a.correct & ~b.correct)
+
+
+def _same_images(base: Run, other: Run, view: str) -> tuple[Predictions, Predictions]:
+    check_comparable([base, other])
+    a, b = base.predictions(view), other.predictions(view)
+    if not np.array_equal(a.labels, b.labels):
+        raise UserError(f"{other.path} and {base.path} cannot be compared: their test images are in another order.")
+    return a, b
+
+
+def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in nothing but their seed, together. A name is preset and method, and what differs from those."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        config = run.config
+        start = config.preset(config.preset_name, config.method).model_dump()
+        changes = {k: v for k, v in config.model_dump().items() if v != start[k] and k not in ("seed", *MACHINE_SETTINGS)}
+        name = ", ".join([f"{config.preset_name} {config.method}", *(f"{k}={v}" for k, v in changes.items())])
+        found.setdefault(name, []).append(run)
+    return {name: sorted(found[name], key=lambda run: (run.config.seed, run.name)) for name in sorted(found)}
 
 
 def t_half_width(values: np.ndarray) -> float:

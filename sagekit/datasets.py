@@ -38,6 +38,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, index: Tensor) -> Split:
+        """The images at the places ``index`` int (n,), in that order."""
+        return Split(self.labels[index], None if self.images is None else self.images[index],
+                     None if self.paths is None else [self.paths[i] for i in index.tolist()],
+                     None if self.masks is None else self.masks[index])
+
 
 @dataclass
 class DataSet:

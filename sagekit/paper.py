@@ -182,6 +182,39 @@ Baseline* | ViT-B/16 | - | 10, 10, 20 | 78.4 81.3 77.4 73.5 52.2 51.6 52.9 51.7 
 + SG-Adapter (w/o W_proj)* | ViT-B/16 | - | 10, 10, 20 | 78.4 81.6 77.3 72.8 52.5 52.0 53.0 52.2 80.6 74.9 80.3 82.5
 """
 
+DATASET_OF = {"cifar100-lt-100": CIFAR[0], "cifar100-lt-50": CIFAR[1], "cifar100-lt-10": CIFAR[2], "imagenet-lt": LARGE[0],
+              "places-lt": LARGE[1], "inat2018": LARGE[2]}
+"""The tables' data set of each preset; the mini world is none of them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What we found by checking the paper, in a line, and the notebook that shows it."""
+
+    text: str
+    notebook: str
+
+
+FINDINGS = (
+    Finding("mu does nothing: Eq 22 has it in numerator and denominator. The mu axis of Figure 8 shows noise between runs.",
+            "05_compensation_factor"),
+    Finding("The compensation factor is logit adjustment with tau = 1 + gamma.", "05_compensation_factor"),
+    Finding("The guidance is one vector a step: it does not depend on the image, so the gate of Eq 7 is the same row for every "
+            "token.", "04_sg_adapter"),
+    Finding("A trained SG-Adapter folds exactly into a plain bottleneck adapter: 608,270 parameters a block become 13,064 "
+            "(ViT-B/16, r = 4).", "04_sg_adapter"),
+    Finding("W_proj acts as a learning-rate multiplier on the gate: 769 times, with f_t held fixed.", "04_sg_adapter"),
+    Finding("The printed parameter counts use different units: Sage's are in 2^20, LIFT's in 10^6.",
+            "14_alignment_and_parameters"),
+    Finding("Table 12's last two row labels are swapped.", "14_alignment_and_parameters"),
+    Finding("The counts only fit if text features are mapped back into the transformer's width.", "02_clip_and_prompts"),
+    Finding("Two definitions of head / medium / tail are in use: Table 5 groups by the profile at imbalance ratio 100, Table 7 "
+            "by each data set's own counts.", "01_long_tailed_data"),
+    Finding("LIFT's published numbers are believed to be those with five-crop ensembling (not verified).", "15_the_real_thing"),
+    Finding("On iNaturalist 2018 the loss weights are 1e-7, so FIT's scalars stay where they start.", "06_feature_interchange"),
+)
+"""The audit, numbered from 1; each is a test in ``tests/test_audit.py``."""
+
 _ALL, _GROUPS = ("all",), ("all", "head", "medium", "tail")
 _TABLES: dict[int, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     1: (_TABLE_1, CIFAR, _ALL), 2: (_TABLE_2, ("Places-LT",), _GROUPS), 3: (_TABLE_3, ("ImageNet-LT",), _GROUPS),

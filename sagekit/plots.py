@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,11 +24,28 @@ INK = "#222222"
 
 pio.templates["sagekit"] = go.layout.Template(layout={
     "font": {"size": 14, "color": INK}, "colorway": SERIES, "paper_bgcolor": "white", "plot_bgcolor": "white",
-    "xaxis": {"gridcolor": "#E5E5E5", "zerolinecolor": "#BBBBBB", "linecolor": INK, "ticks": "outside"},
-    "yaxis": {"gridcolor": "#E5E5E5", "zerolinecolor": "#BBBBBB", "linecolor": INK, "ticks": "outside"},
+    **{axis: {"gridcolor": "#E5E5E5", "zerolinecolor": "#BBBBBB", "linecolor": INK, "ticks": "outside",
+              "exponentformat": "none", "automargin": True} for axis in ("xaxis", "yaxis")},
     "margin": {"l": 60, "r": 20, "t": 50, "b": 55}, "legend": {"bgcolor": "rgba(255,255,255,0.7)"},
     "title": {"font": {"size": 16}, "x": 0.02},
 })
+
+
+_DARK = {INK: "#E8E8E8", "#444444": "#BDBDBD", "#E5E5E5": "#3A3A3A", "#BBBBBB": "#707070"}
+pio.templates["sagekit-dark"] = go.layout.Template(layout={
+    **pio.templates["sagekit"].layout.to_plotly_json(), "font": {"size": 14, "color": _DARK[INK]},
+    "colorway": [_DARK.get(colour, colour) for colour in SERIES], "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)", "legend": {"bgcolor": "rgba(0,0,0,0)"},
+    **{axis: {"gridcolor": _DARK["#E5E5E5"], "zerolinecolor": _DARK["#BBBBBB"], "linecolor": _DARK[INK], "ticks": "outside",
+              "exponentformat": "none", "automargin": True} for axis in ("xaxis", "yaxis")}})
+
+
+def darkened(figure: go.Figure) -> go.Figure:
+    """The figure for a dark page: a new one without background, and what was drawn in ink drawn light."""
+    text = figure.to_json()
+    for light, dark in _DARK.items():
+        text = text.replace(f'"{light}"', f'"{dark}"')
+    return go.Figure(pio.from_json(text)).update_layout(template="sagekit-dark")
 
 
 def use_notebook() -> None:
@@ -72,26 +90,35 @@ def lines(x: Sequence[float] | np.ndarray, series: Mapping[str, Sequence[float] 
     return figure.update_xaxes(type="log" if log_x else "linear")
 
 
-def group_bars(frame: pd.DataFrame, title: str, label: str = "row", half: str = "_half") -> go.Figure:
-    """Accuracy by head, medium and tail for each row of ``frame``: columns ``label`` and the groups in percent, with ``_half``
-    as half interval where there is such a column."""
+def group_bars(frame: pd.DataFrame, title: str, label: str = "row") -> go.Figure:
+    """Accuracy by head, medium and tail for each row of ``frame``: columns ``label`` and the groups in percent; with ``_half``
+    (half interval), or ``_low`` and ``_high`` (its ends), where there are such columns."""
     figure = _figure(title, "", "top-1 (%)")
     for group in GROUPS:
-        error = {"array": frame[group + half].to_numpy(float)} if group + half in frame else None
+        error = _error(frame, group)
         figure.add_bar(x=frame[label].tolist(), y=frame[group].to_numpy(float), name=group, error_y=error,
                        marker_color=GROUP_COLOURS[group], text=[f"{v:.1f}" for v in frame[group]], textposition="inside",
-                       insidetextanchor="start")
+                       insidetextanchor="start", textangle=0)
     return figure.update_layout(barmode="group")
+
+
+def _error(frame: pd.DataFrame, group: str) -> dict | None:
+    if f"{group}_half" in frame:
+        return {"array": frame[f"{group}_half"].to_numpy(float)}
+    if f"{group}_low" not in frame:
+        return None
+    middle = frame[group].to_numpy(float)
+    return {"type": "data", "symmetric": False, "array": frame[f"{group}_high"].to_numpy(float) - middle,
+            "arrayminus": middle - frame[f"{group}_low"].to_numpy(float)}
 
 
 def differences(frame: pd.DataFrame, title: str, label: str = "row", groups_shown: Sequence[str] = GROUPS) -> go.Figure:
     """Paired differences with intervals (points): columns ``label``, ``GROUP_difference``, ``GROUP_low``, ``GROUP_high``."""
     known = frame.dropna(subset=[f"{g}_difference" for g in groups_shown])
-    figure = _figure(title, "difference (points)", "", height=120 + 60 * len(known))
+    figure = _figure(title, "difference (points)", "", height=max(270, 140 + 60 * len(known)))
     for i, group in enumerate(groups_shown):
         middle = known[f"{group}_difference"].to_numpy(float)
-        error = {"type": "data", "symmetric": False, "array": known[f"{group}_high"].to_numpy(float) - middle,
-                 "arrayminus": middle - known[f"{group}_low"].to_numpy(float)}
+        error = _error(known.rename(columns={f"{group}_difference": group}), group)
         figure.add_scatter(x=middle, y=np.arange(len(known)) + 0.22 * (i - 1), error_x=error, mode="markers", name=group,
                            marker={"size": 9, "color": GROUP_COLOURS.get(group, INK)})
     figure.add_vline(x=0, line_color=INK, line_width=1)
@@ -166,16 +193,104 @@ def scatter(points: np.ndarray, kinds: Sequence[str], title: str, hover: Sequenc
 def sensitivity(frame: pd.DataFrame, title: str, x: str, reference: float | None = None) -> go.Figure:
     """Mean accuracy with intervals over the setting ``x``: columns ``x``, all / head / medium / tail (percent) and ``_half``.
 
-    ``reference`` marks the preset's value.
+    ``reference`` marks the preset's value. Where a column ``failed`` counts failed runs, their points get a cross.
     """
     figure = _figure(title, x, "top-1 (%)")
     for group in ("all", *GROUPS):
         figure.add_scatter(x=frame[x], y=frame[group], name=group, mode="lines+markers",
                            line_color=GROUP_COLOURS.get(group, INK),
                            error_y={"array": frame[f"{group}_half"].to_numpy(float), "thickness": 1})
+    failed = frame[frame["failed"] > 0] if "failed" in frame else frame.head(0)
+    if len(failed):
+        low = np.nanmin(frame[list(GROUPS)].to_numpy(float)) if frame["seeds"].sum() else 0.0
+        figure.add_scatter(x=failed[x], y=failed["all"].fillna(low), mode="markers", name="runs failed",
+                           marker={"symbol": "x", "size": 12, "color": SERIES[3]},
+                           text=[f"{n} failed, {s} finished" for n, s in zip(failed["failed"], failed["seeds"], strict=True)])
     if reference is not None:
         figure.add_vline(x=reference, line_dash="dot", annotation_text="preset")
     return figure
+
+
+def heat_map(frame: pd.DataFrame, x: str, y: str, group: str, title: str) -> go.Figure:
+    """Mean accuracy of ``group`` (percent) over two settings, columns ``x`` and ``y``; with ``failed`` and ``seeds`` runs."""
+    figure = _figure(title, x, y, height=420)
+    xs, ys = sorted(frame[x].unique()), sorted(frame[y].unique())
+    places = {(row[x], row[y]): row for row in frame.to_dict("records")}
+    cells = [[places.get((a, b)) for a in xs] for b in ys]
+    figure.add_heatmap(x=[f"{v:g}" if isinstance(v, float) else v for v in xs],
+                       y=[f"{v:g}" if isinstance(v, float) else v for v in ys],
+                       z=[[None if c is None else c[group] for c in line] for line in cells], colorscale="Viridis",
+                       text=[[_cell_text(c, group) for c in line] for line in cells], texttemplate="%{text}",
+                       colorbar={"title": f"{group} (%)"}, hoverongaps=False)
+    return figure.update_xaxes(type="category").update_yaxes(type="category")
+
+
+def _cell_text(cell: dict | None, group: str) -> str:
+    if cell is None:
+        return ""
+    number = f"{cell[group]:.1f}" if cell["seeds"] else ""
+    return number + (f"<br>{cell['failed']} failed" if cell["failed"] else "")
+
+
+def head_tail(frame: pd.DataFrame, title: str) -> go.Figure:
+    """Tail over head accuracy, one colour a method: columns ``run``, ``method``, ``head``, ``tail`` (percent)."""
+    figure = _figure(title, "head top-1 (%)", "tail top-1 (%)")
+    for method, part in frame.groupby("method", sort=True):
+        figure.add_scatter(x=part["head"], y=part["tail"], mode="markers", name=str(method), text=part["run"],
+                           marker={"size": 11, "opacity": 0.8},
+                           hovertemplate="%{text}<br>head %{x:.1f} %, tail %{y:.1f} %<extra></extra>")
+    return figure
+
+
+def class_differences(frame: pd.DataFrame, title: str) -> go.Figure:
+    """Bars of every class's ``difference`` (points), columns as in ``compare.per_class``, most frequent class first."""
+    figure = _figure(title, "class, by falling frequency", "difference (points)")
+    for group in GROUPS:
+        part = frame[frame["group"] == group]
+        figure.add_bar(x=part.index + 1, y=part["difference"], name=group, marker_color=GROUP_COLOURS[group],
+                       text=[f"{n} ({i} training images)" for n, i in zip(part["name"], part["images"], strict=True)],
+                       textposition="none", hovertemplate="%{text}<br>%{y:+.1f} points<extra></extra>")
+    return figure.add_hline(y=0, line_color=INK, line_width=1).update_layout(bargap=0.15)
+
+
+def pareto(frame: pd.DataFrame, trained: tuple[float, float], here: tuple[float, float], title: str) -> go.Figure:
+    """Tail over head accuracy along tau: columns ``tau``, ``head``, ``tail``, ``best``. ``trained`` and ``here`` are (head,
+    tail) of the run as it was trained and of the sliders."""
+    figure = _figure(title, "head top-1 (%)", "tail top-1 (%)", height=430)
+    names = np.array([f"tau {t:g}" for t in frame["tau"]])
+    figure.add_scatter(x=frame["head"], y=frame["tail"], mode="lines", line={"color": SERIES[0], "width": 1}, name="tau moved",
+                       hoverinfo="skip")
+    for best, name, symbol in ((True, "unbeaten", "circle"), (False, "beaten by another tau", "circle-open")):
+        part = frame["best"] == best
+        figure.add_scatter(x=frame["head"][part], y=frame["tail"][part], mode="markers", name=name,
+                           marker={"symbol": symbol, "size": 8, "color": SERIES[0]}, text=names[part],
+                           hovertemplate="%{text}<br>head %{x:.1f} %, tail %{y:.1f} %<extra></extra>")
+    places = {"as trained": (trained, "star", 20, SERIES[3]), "the sliders": (here, "diamond", 11, SERIES[1])}
+    for name, (place, symbol, size, colour) in places.items():
+        figure.add_scatter(x=[place[0]], y=[place[1]], mode="markers", name=name,
+                           marker={"symbol": symbol, "size": size, "color": colour})
+    return figure
+
+
+def pictures_on_hover(frame: pd.DataFrame, title: str) -> Any:
+    """``scatter`` whose hover shows each point's picture: columns ``x``, ``y``, ``kind`` (colour), ``split`` (shape), ``name``,
+    ``image`` (a data URI).
+
+    An Altair chart, which comes with Streamlit: plotly's hover holds text only.
+    """
+    import altair as alt
+
+    kinds = set(frame["kind"])
+    known = [g for g in GROUPS if g in kinds] + sorted(kinds - set(GROUPS))
+    colours = [GROUP_COLOURS.get(k, SERIES[i % len(SERIES)]) for i, k in enumerate(known)]
+    plain = alt.Axis(labels=False, ticks=False, title=None, grid=False)
+    shapes = alt.Shape("split:N", title=None, legend=alt.Legend(orient="bottom", symbolFillColor="#888888"),
+                       scale=alt.Scale(domain=["test", "training"], range=["circle", "cross"]))
+    return alt.Chart(frame, title=title).mark_point(size=35, opacity=0.7, filled=True).encode(
+        x=alt.X("x:Q", axis=plain, scale=alt.Scale(zero=False)), y=alt.Y("y:Q", axis=plain, scale=alt.Scale(zero=False)),
+        color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=known, range=colours),
+                        legend=alt.Legend(orient="bottom") if len(known) <= 12 else None),
+        shape=shapes, tooltip=["image:N", "name:N", "kind:N", "split:N"]).properties(height=460).interactive()
 
 
 def training(history: pd.DataFrame, columns: Sequence[str], title: str, y: str) -> go.Figure:

@@ -110,6 +110,14 @@ class Run:
         except (pd.errors.ParserError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path / 'history.csv'} is damaged ({error}).") from None
 
+    @property
+    def seconds_left(self) -> float:
+        """What the epochs that are still to do will cost, by the mean of those that are done; nan before the first."""
+        history = self.history
+        if not len(history):
+            return float("nan")
+        return float(history["seconds"].mean() * (self.config.epochs - len(history)))
+
     def predictions(self, view: str = "single") -> Predictions:
         """The stored logits of one way of showing the test images (``VIEWS``)."""
         file, prefix = self.path / "predictions.npz", VIEWS[view]

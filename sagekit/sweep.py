@@ -26,13 +26,13 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from .backbone import Backbone, load_backbone
 from .compare import table
-from .config import SCRATCH, Config
+from .config import MACHINE_SETTINGS, SCRATCH, Config
 from .datasets import DataSet, load_data
 from .errors import UserError, nearest
 from .files import write_text
 from .progress import bar
 from .runs import Run
-from .train import MACHINE_SETTINGS, train
+from .train import train
 
 DATA_SETTINGS = ("dataset", "data_root", "train_list", "test_list", "imbalance_ratio", "largest_class", "test_per_class",
                  "mismatch", "data_seed", "test_share", "preset_name")

@@ -27,7 +27,7 @@ from .adapters import SGAdapter
 from .backbone import Backbone
 from .batches import steps_per_epoch, train_batches
 from .classifier import Classifier, Logits
-from .config import Config
+from .config import MACHINE_SETTINGS, Config
 from .datasets import DataSet, load_data
 from .devices import accelerator_for, training_precision
 from .errors import UserError
@@ -38,9 +38,6 @@ from .model import build_classifier
 from .proco import ProCo, proco_loss
 from .progress import bar
 from .runs import Run
-
-MACHINE_SETTINGS = ("device", "workers", "data_root")
-"""What may differ when a run is resumed: where it runs, not what it computes."""
 
 
 def learning_rate(config: Config, epoch: int, share: float = 0.0) -> float:

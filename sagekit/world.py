@@ -25,6 +25,8 @@ from torch import Tensor
 
 from .prompts import TEMPLATES
 
+NOTE = "Mini-world numbers: a generated toy. What carries over to real data is the mechanism, not the percentage."
+"""Stands wherever a number of the mini world is shown."""
 IMAGE_SIZE = 48
 _CHUNK = 64  # scenes drawn at once: small enough that a chunk's pixels stay in the processor's cache
 

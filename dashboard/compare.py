@@ -1,0 +1,128 @@
+"""Two runs or more, or two methods over their seeds: is the difference real, and where does it come from?"""
+
+import pandas as pd
+import shared
+import streamlit as st
+
+from sagekit import compare, listing, plots, study
+from sagekit.longtail import GROUPS
+from sagekit.metrics import group_names
+from sagekit.runs import VIEWS
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _differences(paths: tuple[str, str], stamps: object, view: str, definition: str) -> pd.DataFrame:
+    return compare.differences(shared.Run(paths[0]), shared.Run(paths[1]), view, definition)
+
+
+def _wide(names: list[str], view: str, definition: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every other run against the first: for reading (a line a group), and for drawing (a line a run)."""
+    base, long, wide = shared.run(names[0]), [], []
+    for name in names[1:]:
+        other = shared.run(name)
+        stamps = (listing.stamp(base.path), listing.stamp(other.path))
+        frame = _differences((str(base.path), str(other.path)), stamps, view, definition)
+        long.append(frame.assign(run=name))
+        wide.append({"row": name} | {f"{r['group']}_{end}": r[end] for r in frame.to_dict("records")
+                                     for end in ("difference", "low", "high")})
+    return pd.concat(long), pd.DataFrame(wide).reindex(columns=["row", *(f"{g}_{e}" for g in group_names()
+                                                                         for e in ("difference", "low", "high"))])
+
+
+def _runs(names: list[str]) -> None:
+    chosen = st.multiselect("Runs, the first is what the others are compared with", names,
+                            default=shared.demo_first(names, "lift", "sage"), key="runs", **shared.LINK)
+    if len(chosen) < 2:
+        st.info("Choose two runs or more.")
+        return
+    runs = [shared.run(name) for name in chosen]
+    compare.check_comparable(runs)
+    view, definition = shared.view_and_groups([v for v in VIEWS if all(v in run.metrics["results"] for run in runs)])
+    shown = compare.table(runs, view, definition)
+    st.caption(shared.said(runs[0], view, definition))
+    left, right = st.columns(2)
+    with left:
+        shared.figure(plots.group_bars(shown, "Top-1, with 95 % bootstrap intervals over test images", "run"), "groups", shown)
+    long, wide = _wide(chosen, view, definition)
+    with right:
+        shared.figure(plots.differences(wide, f"Against {chosen[0]}, the same test images", groups_shown=group_names()),
+                      "differences", long)
+    shared.table(long[["run", "group", "difference", "low", "high", "p", "images"]], "tests", column_config={
+        "difference": st.column_config.NumberColumn("difference (points)", format="%+.1f"),
+        "low": shared.percent("95 % from"), "high": shared.percent("to"), "images": "test images",
+        "p": st.column_config.NumberColumn("p (paired bootstrap)", format="%.3f")})
+    st.caption(f"{len(long)} comparisons: about one in twenty has p < 0.05 by chance alone. One run a method says nothing of "
+               "other seeds.")
+    others = chosen[1:]
+    other = others[0] if len(others) == 1 else st.selectbox("Look closer at", others, key="other", **shared.LINK)
+    _closer(chosen[0], other, view, definition)
+
+
+def _closer(base: str, other: str, view: str, definition: str) -> None:
+    st.subheader(f"{other} minus {base}, class by class")
+    classes = compare.per_class(shared.run(base), shared.run(other), view, definition)
+    shared.figure(plots.class_differences(classes, "Difference by class"), "classes", classes)
+    by_change = classes.sort_values("difference", kind="stable")
+    left, right = st.columns(2)
+    for place, title, part in ((left, "Lost most", by_change.head(6)), (right, "Gained most", by_change.tail(6)[::-1])):
+        with place:
+            st.markdown(f"**{title}**: look at these first")
+            shared.table(part, title.lower(), column_order=["name", "group", "images", "difference", "p"], column_config={
+                "images": "training images", "difference": st.column_config.NumberColumn("points", format="%+.1f"),
+                "p": st.column_config.NumberColumn("p", format="%.3f")})
+            st.page_link("images.py", label=f"Images of {part['name'].iloc[0]}", icon=":material/image:", query_params={
+                "folder": st.session_state["folder"], "first": base, "second": other, "class": part["name"].iloc[0]})
+    confused = compare.confusions(shared.run(base), shared.run(other), view)
+    for place, title, part in ((left, "Confusions that grew", confused[confused["change"] > 0]),
+                               (right, "Confusions that shrank", confused[confused["change"] < 0])):
+        with place:
+            st.markdown(f"**{title}** ({len(part)} pairs of classes; test images)")
+            shared.table(part.head(8), title.lower(), column_config={
+                "taken_for": "taken for", "base": "first", "other": "second",
+                "change": st.column_config.NumberColumn("change", format="%+d")})
+
+
+def _methods(lines: pd.DataFrame) -> None:
+    settings = compare.by_setting([shared.run(name) for name in lines["run"][lines["status"] == "finished"]])
+    names = [f"{name} ({len(runs)} seed{'s' if len(runs) > 1 else ''})" for name, runs in settings.items()]
+    by_name = dict(zip(names, settings.values(), strict=True))
+    if len(names) < 2:
+        st.info("There is one setting only in this folder.")
+        return
+    left, right = st.columns(2)
+    start = shared.demo_first(names, " lift (", " sage (")
+    first = left.selectbox("First", names, names.index(start[0]), key="first_method", **shared.LINK)
+    second = right.selectbox("Second", names, names.index(start[1]), key="second_method", **shared.LINK)
+    if first == second:
+        st.info("Choose two different settings.")
+        return
+    runs = by_name[first] + by_name[second]
+    compare.check_comparable(runs)
+    view, definition = shared.view_and_groups([v for v in VIEWS if all(v in run.metrics["results"] for run in runs)])
+    shown = listing.shown(lines, view, definition).assign(row=None)
+    for name in (first, second):
+        shown.loc[shown["run"].isin([run.name for run in by_name[name]]), "row"] = name
+    shown = shown.dropna(subset="row").sort_values("row", key=lambda rows: rows != first, kind="stable")
+    summary = study.summary(shown, {second: first}, definition, view)
+    pairs = len({run.config.seed for run in by_name[first]} & {run.config.seed for run in by_name[second]})
+    st.caption(f"{shared.said(runs[0], view, definition)} {pairs} seed(s) in both.")
+    drawn = summary.assign(**{f"{g}_half": summary[f"{g}_half"].fillna(0) for g in GROUPS}).drop(
+        columns=[f"{g}_{end}" for g in group_names() for end in ("low", "high")])
+    shared.figure(plots.group_bars(drawn, "Mean top-1 with 95 % t intervals over seeds"), "method-groups", summary)
+    found = summary[summary["row"] == second].iloc[0]
+    tests = pd.DataFrame([{"group": g, **{k: found[f"{g}_{k}"] for k in ("difference", "low", "high", "p")}}
+                          for g in group_names()])
+    shared.table(tests, "method-tests", column_config={
+        "difference": st.column_config.NumberColumn("second minus first (points)", format="%+.1f"),
+        "low": shared.percent("95 % from"), "high": shared.percent("to"),
+        "p": st.column_config.NumberColumn("p (bootstrap over seeds and images)", format="%.3f")})
+    st.caption("Paired: same seeds, same test images. With few seeds the interval is somewhat too narrow; with one seed it is "
+               "of that seed alone.")
+
+
+st.title("Compare")
+names = shared.finished()
+if shared.choice(st, "What", ["runs", "methods over seeds"], "what") == "runs":
+    _runs(names)
+else:
+    _methods(shared.lines())

@@ -1,0 +1,113 @@
+"""Features of training and test images before and after fine-tuning: two pictures, and the gap as a number."""
+
+import base64
+import io
+
+import numpy as np
+import pandas as pd
+import shared
+import streamlit as st
+import torch
+from PIL import Image
+from torch import Tensor
+
+import sagekit as sk
+from sagekit import embeddings, plots
+from sagekit.batches import single_views
+from sagekit.datasets import Split
+
+A_CLASS = 12  # images of each class and split that are shown at most
+
+
+def _sample(split: Split) -> Split:
+    """The first images of each class: the order in a data set is random within a class."""
+    places = [torch.nonzero(split.labels == c)[:A_CLASS, 0] for c in torch.unique(split.labels)]
+    return split.take(torch.cat(places))
+
+
+def _splits(run: shared.Run) -> dict[str, Split]:
+    data = shared.data(run)
+    return {"test": _sample(data.test), "training": _sample(data.train)}
+
+
+@st.cache_data(max_entries=8, show_spinner="Computing features of training and test images ...")
+def _features(path: str, stamp: object, frozen: bool) -> dict[str, Tensor]:
+    run = shared.Run(path)
+    return {name: embeddings.features(shared.model(run), split, run.config, frozen) for name, split in _splits(run).items()}
+
+
+@st.cache_data(max_entries=8, show_spinner="Laying the points out (some seconds) ...")
+def _picture(path: str, stamp: object, frozen: bool, method: str) -> np.ndarray:
+    return embeddings.picture(torch.cat(list(_features(path, stamp, frozen).values())), method)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _thumbnails(path: str, stamp: object, size: int) -> list[str]:
+    run = shared.Run(path)
+    uris = []
+    for split in _splits(run).values():
+        pixels, _ = single_views(split, run.config, size)
+        for picture in (255 * pixels).round().byte().permute(0, 2, 3, 1).numpy():
+            file = io.BytesIO()
+            Image.fromarray(picture).resize((72, 72)).save(file, "JPEG", quality=80)
+            uris.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
+    return uris
+
+
+def _points(run: shared.Run, places: np.ndarray, colour: str) -> pd.DataFrame:
+    stamp = shared.listing.stamp(run.path)
+    splits, names = _splits(run), run.metrics["class_names"]
+    labels = torch.cat([split.labels for split in splits.values()]).tolist()
+    group = plots.group_of(run.metrics["class_counts"])
+    return pd.DataFrame({
+        "x": places[:, 0], "y": places[:, 1], "split": [name for name, split in splits.items() for _ in range(len(split))],
+        "kind": [group[c] if colour == "group" else names[c] for c in labels], "name": [names[c] for c in labels],
+        "image": _thumbnails(str(run.path), stamp, shared.model(run).image_size)})
+
+
+def _gaps(run: shared.Run) -> pd.DataFrame:
+    splits, found = _splits(run), {}
+    for stage, frozen in (("before", True), ("after", False)):
+        f = _features(str(run.path), shared.listing.stamp(run.path), frozen)
+        found[stage] = embeddings.gap(f["training"], splits["training"].labels, f["test"], splits["test"].labels)
+    counts = np.array(run.metrics["class_counts"])
+    frame = found["before"].rename(columns={"gap": "before"}).assign(after=found["after"]["gap"])
+    labels = frame["label"].to_numpy()
+    return frame.assign(name=[run.metrics["class_names"][c] for c in labels], images=counts[labels],
+                        change=frame["after"] - frame["before"])[["name", "images", "before", "after", "change"]]
+
+
+st.title("Embeddings")
+names = [name for name in shared.finished() if shared.run(name).config.method not in ("zero-shot", "scratch")]
+if not names:
+    st.info("This page needs a run that fine-tunes a CLIP.")
+    st.stop()
+columns = st.columns(3)
+run = shared.run(columns[0].selectbox("Run", names, names.index(shared.demo_first(names, "sage")[0]), key="run", **shared.LINK))
+method = shared.choice(columns[1], "Picture", ["tsne", "umap"], "picture",
+                       format_func={"tsne": "t-SNE", "umap": "UMAP"}.get)
+colour = shared.choice(columns[2], "Colour", ["group", "class"], "colour")
+if not isinstance(shared.model(run), sk.Model):
+    st.info("This page needs a run that fine-tunes a CLIP.")
+    st.stop()
+mini = f" {shared.world.NOTE}" if run.metrics["mini_world"] else ""
+st.caption(f"Up to {A_CLASS} training and {A_CLASS} test images of each class. Hover over a point to see its image; crosses "
+           f"are training images. Both pictures keep neighbours and distort distances.{mini}")
+stamp = shared.listing.stamp(run.path)
+stages = {"Before: the frozen features": True, f"After: {run.name}": False}
+for column, (title, frozen) in zip(st.columns(2), stages.items(), strict=True):
+    frame = _points(run, _picture(str(run.path), stamp, frozen, method), colour)
+    with column:
+        st.altair_chart(plots.pictures_on_hover(frame, title), theme="streamlit", key=f"points-{frozen}")
+        shared.csv(frame.drop(columns="image"), "before" if frozen else "after")
+gaps = _gaps(run)
+st.subheader("The train-test gap of each class")
+left, right = st.columns([3, 2])
+with left:
+    shared.figure(plots.by_class_size(gaps, "after", "Gap after fine-tuning", "1 - cos(mean training, mean test)"), "gap", gaps)
+with right:
+    shared.table(gaps.sort_values("after", ascending=False), "gaps", column_config={
+        "images": "training images",
+        **dict.fromkeys(("before", "after", "change"), st.column_config.NumberColumn(format="%.3f"))})
+st.caption("gap = 1 - cosine between the mean feature of a class's training images and that of its test images, from the "
+           "images shown above. A rare class's mean is of few images, so its gap is larger by chance alone.")

@@ -1,0 +1,122 @@
+"""Test images one by one, or one of your own: what each run predicts, and where it looks."""
+
+import numpy as np
+import pandas as pd
+import shared
+import streamlit as st
+import torch
+from torch import Tensor
+
+import sagekit as sk
+from sagekit import attention, compare, plots, views
+from sagekit.batches import UPLOAD_LIMIT, decode_upload, single_views
+from sagekit.runs import Run
+
+MOST = 8
+FROZEN = "zero-shot (frozen)"
+
+
+@st.cache_data(max_entries=32, show_spinner="Computing attention maps ...", hash_funcs={Tensor: lambda t: t.numpy().tobytes()})
+def _maps(path: str, stamp: object, frozen: bool, pixels: Tensor) -> Tensor:
+    return attention.maps(shared.model(shared.Run(path)), pixels, frozen)
+
+
+def _attention(runs: list[Run], pixels: Tensor, masks: Tensor | None, titles: list[str]) -> None:
+    """Maps of the frozen model and of every run with a transformer."""
+    models = [run for run in runs if isinstance(shared.model(run), sk.Model)]
+    if not models:
+        st.caption("A network from scratch has no attention.")
+        return
+    maps = {FROZEN: _maps(str(models[0].path), shared.listing.stamp(models[0].path), True, pixels)}
+    maps |= {run.name: _maps(str(run.path), shared.listing.stamp(run.path), False, pixels) for run in models
+             if run.config.method != "zero-shot"}
+    layers, _, heads = next(iter(maps.values())).shape[:3]
+    left, right = st.columns(2)
+    block = left.select_slider("Block", list(range(1, layers + 1)), layers, key="block", **shared.LINK)
+    head = shared.choice(right, "Head", ["mean", *map(str, range(1, heads + 1))], "head")
+    shown = {name: m[block - 1].mean(1) if head == "mean" else m[block - 1][:, int(head) - 1] for name, m in maps.items()}
+    pictures = (255 * pixels).round().byte().permute(0, 2, 3, 1).numpy()
+    rows = {} if masks is None else {"the object": masks.float().numpy()}
+    rows |= {name: m.numpy() for name, m in shown.items()}
+    which = "mean of heads" if head == "mean" else f"head {head}"
+    title, side = f"CLS attention, block {block}, {which}", min(160, 760 // len(pictures))
+    drawn = plots.attention(pictures, rows, titles, title, side=side)
+    shared.figure(drawn, "attention", stretch=False)
+    if masks is not None:
+        shares = {name: attention.on_object(m[:, None], masks)[:, 0].mean().item() for name, m in shown.items()}
+        even = attention.covered(masks, next(iter(shown.values())).shape[-1]).mean().item()
+        numbers = pd.DataFrame([{"model": n, "on the object (%)": 100 * s} for n, s in shares.items()]
+                               + [{"model": "spread evenly", "on the object (%)": 100 * even}])
+        shared.table(numbers, "on-object", column_config={"on the object (%)": shared.percent("attention on the object (%)")})
+        st.caption(f"Mean over the {len(pixels)} image(s) above; the object's pixels are known in the mini world.")
+
+
+def _chances(run: Run, pixels: Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return shared.model(run)(pixels).prediction.softmax(-1).numpy()
+
+
+def _test_images(runs: list[Run]) -> None:
+    first, second = runs[0], runs[-1]
+    compare.check_comparable([first, second])
+    names, labels = first.metrics["class_names"], shared.predictions(first, "single").labels
+    kinds = ["a class", *([f"only {second.name} is right", f"only {first.name} is right"] if second.name != first.name else [])]
+    left, right, place = st.columns(3)
+    kind = left.selectbox("Show", kinds, key="show", **shared.LINK)
+    if kind == "a class":
+        counts = dict(zip(names, first.metrics["class_counts"], strict=True))
+        by_count = sorted(names, key=lambda n: -counts[n])
+        name = right.selectbox("Class, by falling frequency", by_count, key="class", **shared.LINK)
+        right.caption(f"{counts[name]} training images")
+        found = np.flatnonzero(labels == names.index(name))
+    else:
+        won, lost = compare.won_and_lost(first, second)
+        found = won if kind == kinds[1] else lost
+    if not len(found):
+        st.info("There are no such images.")
+        return
+    pages = -(-len(found) // MOST)
+    page = place.number_input(f"Page, 1 to {pages} ({len(found)} images)", 1, pages, key="page", **shared.LINK)
+    index = found[MOST * (page - 1) : MOST * page]
+    split = shared.data(first).test.take(torch.from_numpy(index))
+    pixels, masks = single_views(split, first.config, shared.model(first).image_size)
+    table = pd.DataFrame({"test image": index, "true class": [names[labels[i]] for i in index]})
+    unique = list(dict.fromkeys(run.name for run in runs))
+    for run in (shared.run(n) for n in unique):
+        p = shared.predictions(run, "single")
+        table[run.name] = [f"{'✓' if p.correct[i] else '✗'} {names[p.logits[i].argmax()]}" for i in index]
+    _attention([shared.run(n) for n in unique], pixels, masks, [names[labels[i]] for i in index])
+    shared.table(table, "predictions")
+    st.caption("✓ right, ✗ wrong: the stored predictions, single view.")
+
+
+def _own_image(runs: list[Run]) -> None:
+    file = st.file_uploader("A JPEG, PNG, WebP or BMP image", max_upload_size=UPLOAD_LIMIT // 1_000_000,
+                            help="It is resized as a test image is, and not kept.")
+    if file is None:
+        st.caption("Nothing is stored: the image is held in memory while this page shows it.")
+        return
+    image = decode_upload(file.getvalue(), file.name)
+    unique = {run.name: run for run in runs}
+    pixels = views.centre_view(image[None], shared.model(runs[0]).image_size, runs[0].config)
+    rows = []
+    for name, run in unique.items():
+        chance = _chances(run, pixels)[0]
+        rows += [{"run": name, "class": run.metrics["class_names"][c], "probability": 100 * float(chance[c])}
+                 for c in np.argsort(-chance)[:5]]
+    _attention(list(unique.values()), pixels, None, ["your image"])
+    shared.table(pd.DataFrame(rows), "own-image", column_config={"probability": shared.percent("probability (%)")})
+    st.caption("Five likeliest of the run's own classes; an image of something else gets one of them too.")
+
+
+st.title("Images")
+names = shared.finished()
+start = shared.demo_first(names, "lift", "sage")
+columns = st.columns(2)
+chosen = [columns[0].selectbox("First run", names, names.index(start[0]), key="first", **shared.LINK),
+          columns[1].selectbox("Second run", names, names.index(start[-1]), key="second", **shared.LINK)]
+runs = [shared.run(name) for name in chosen]
+if shared.choice(st, "Images", ["of the test set", "my own"], "images") == "my own":
+    _own_image(runs)
+else:
+    _test_images(runs)

@@ -1,0 +1,59 @@
+"""The paper's tables, searchable, beside measured runs of the same setting; and what checking the paper found."""
+
+from urllib.parse import quote
+
+import pandas as pd
+import shared
+import streamlit as st
+
+from sagekit import listing, paper
+from sagekit.metrics import group_names
+
+TITLES = {1: "1: CIFAR-100-LT", 2: "2: Places-LT", 3: "3: ImageNet-LT", 4: "4: iNaturalist 2018", 5: "5: parts, CIFAR-100-LT",
+          6: "6: parts, large sets", 7: "7: other losses", 10: "10: W_proj, CIFAR-100-LT", 11: "11: W_proj, large sets"}
+JUPYTER = "http://localhost:8888/lab/tree/"
+
+
+def _measured(datasets: set[str]) -> pd.DataFrame:
+    """Runs of the folder whose preset stands for one of these data sets."""
+    lines = shared.lines()
+    if not len(lines) or "preset" not in lines:
+        return pd.DataFrame()
+    parts = []
+    for view in shared.VIEW_NAMES:
+        shown = listing.shown(lines, view, "beta100")
+        parts.append(shown.assign(dataset=shown["preset"].map(paper.DATASET_OF), view=shared.VIEW_NAMES[view]))
+    frame = pd.concat(parts)
+    return frame[frame["dataset"].isin(datasets)]
+
+
+st.title("Paper")
+left, right = st.columns([2, 3])
+number = left.selectbox("Table", list(TITLES), key="table", **shared.LINK, format_func=TITLES.get)
+words = right.text_input("Search", key="search", **shared.LINK, placeholder="a system, a backbone, a data set")
+frame = paper.table(number).drop(columns="table")
+holds = frame.astype(str).apply(lambda column: column.str.contains(words, case=False, regex=False)).any(axis=1)
+numbers = shared.accuracies()
+shared.table(frame[holds], f"table-{number}", column_config={
+    **numbers, "dataset": "data set", "system": st.column_config.TextColumn(width=150),
+    "pretrained": st.column_config.CheckboxColumn("fine-tunes a foundation model")},
+    column_order=["system", "dataset", *group_names(), "backbone", "parameters", "unit", "epochs", "pretrained"])
+st.caption("As printed in the paper, top-1 in percent; empty where the paper has no number. Parameters: Sage's are in units of "
+           "2^20, LIFT's of 10^6 (finding 6).")
+
+st.subheader("Measured here, of the same setting")
+measured = _measured(set(frame["dataset"]))
+if len(measured):
+    shared.table(measured, "measured", column_config=numbers,
+                 column_order=["run", "method", "dataset", "view", "seed", *group_names(), "parameters"])
+    st.caption("Groups by the counts at imbalance ratio 100, as in Table 5. LIFT's printed numbers are believed to be with "
+               "five crops averaged (finding 10).")
+else:
+    st.info("No run in this folder has this table's data set. Runs on the mini world are another thing and are not put beside "
+            "it; docs/results.md says what may be compared.")
+
+st.subheader("What we found by checking the paper")
+for place, finding in enumerate(paper.FINDINGS, 1):
+    file = f"notebooks/{finding.notebook}.ipynb"
+    st.markdown(f"{place}. {finding.text}  \n   [{file}]({JUPYTER}{quote(file)})")
+st.caption("The links open the notebook in JupyterLab where it runs: `jupyter lab` in the folder of the repository.")

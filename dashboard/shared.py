@@ -1,0 +1,214 @@
+"""What all pages share: the runs folder, cached readings of it, and one way to show a figure and a table.
+
+A link's parameters only choose among what was found in the runs folder: no path comes from them. Readings are cached by the
+time and size of a run's files, and bounded.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+import sagekit as sk
+from sagekit import listing, plots, world
+from sagekit.listing import Stamp
+from sagekit.longtail import DEFINITIONS
+from sagekit.metrics import group_names
+from sagekit.runs import Predictions, Run
+from sagekit.sweep import DATA_SETTINGS
+
+VIEW_NAMES = {"single": "single view", "five_crops": "five crops averaged"}
+
+
+# --- the runs folder -------------------------------------------------------------------------------------------------
+
+
+def base() -> Path:
+    """``--runs`` after ``--``, or SAGEKIT_RUNS, or runs."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--runs", default=os.environ.get("SAGEKIT_RUNS", "runs"))
+    return Path(parser.parse_known_args(sys.argv[1:])[0].runs)
+
+
+def sidebar() -> None:
+    """The folder, and what it holds."""
+    with st.sidebar:
+        st.selectbox("Runs folder", list(_folders()), key="folder", **LINK,
+                     help="The folder that --runs or SAGEKIT_RUNS names, or one in it: sweeps keep their runs in points.")
+        status = lines()["status"].value_counts() if len(lines()) else {}
+        st.caption(", ".join(f"{status[s]} {s}" for s in ("finished", "unfinished", "broken") if s in status) or "No runs yet.")
+
+
+def _folders() -> dict[str, Path]:
+    """What can be chosen, by the name that stands in links: the base's own first."""
+    top = base().resolve().name
+    below = {f"{top}/{path.name}": path for path in listing.folders(base()) if path != base()}
+    return {top: base()} | below
+
+
+def folder() -> Path:
+    """The chosen folder of runs."""
+    return _folders().get(st.session_state.get("folder", ""), base())
+
+
+@st.cache_data(max_entries=2000, show_spinner=False)
+def _line(path: str, stamp: Stamp) -> dict[str, object]:
+    return listing.row(Path(path))
+
+
+def lines() -> pd.DataFrame:
+    """One row for every run of the folder, the broken ones too (``listing.row``)."""
+    return pd.DataFrame([_line(str(path), listing.stamp(path)) for path in listing.run_paths(folder())])
+
+
+def finished() -> list[str]:
+    """Names of the folder's finished runs; the page stops with a hint when there are none."""
+    found = lines()
+    names = list(found["run"][found["status"] == "finished"]) if len(found) else []
+    if not names:
+        st.info("There are no finished runs in this folder. The Overview trains the demo's three in about a minute.")
+        st.page_link("overview.py", label="To the overview", icon=":material/arrow_forward:")
+        st.stop()
+    return names
+
+
+def demo_first(names: Sequence[str], *wanted: str) -> list[str]:
+    """Of ``names`` the first that holds each of the words, else the first ones: what a page shows before anything is chosen."""
+    found = [next((name for name in names if word in name), None) for word in wanted]
+    rest = [name for name in names if name not in found]
+    return [name or rest.pop(0) for name in found if name or rest]
+
+
+# --- cached readings -------------------------------------------------------------------------------------------------
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _run(path: str, stamp: Stamp) -> Run:
+    return Run(path)
+
+
+def run(name: str) -> Run:
+    """A run of the folder, by name."""
+    path = folder() / name
+    return _run(str(path), listing.stamp(path))
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _predictions(path: str, stamp: Stamp, view: str) -> Predictions:
+    return Run(path).predictions(view)
+
+
+def predictions(opened: Run, view: str) -> Predictions:
+    """Stored logits; not to be changed."""
+    return _predictions(str(opened.path), listing.stamp(opened.path), view)
+
+
+@st.cache_resource(max_entries=2, show_spinner="Loading the images ...")
+def _data(settings: tuple[object, ...], _config: sk.Config) -> sk.DataSet:
+    return sk.load_data(_config)
+
+
+def data(opened: Run) -> sk.DataSet:
+    """The data set of a run."""
+    return _data(tuple(str(getattr(opened.config, key)) for key in DATA_SETTINGS), opened.config)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Loading the model ...")
+def _model(path: str, stamp: Stamp) -> sk.Classifier:
+    opened = Run(path)
+    return sk.load_model(opened, opened.metrics["class_names"]).eval()
+
+
+def model(opened: Run) -> sk.Classifier:
+    """The trained network of a run, on the CPU."""
+    return _model(str(opened.path), listing.stamp(opened.path))
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+LINK = {"bind": "query-params"}
+"""Of every control: its value is part of the page's address, so that any view is a link."""
+
+
+def choice(place: Any, label: str, options: Sequence[str], key: str, **settings: Any) -> str:
+    """One of a few ``options``, side by side; the first at the start."""
+    return place.segmented_control(label, list(options), default=options[0], key=key, required=True, **LINK, **settings)
+
+
+def view_and_groups(views: Sequence[str], place: Any = st) -> tuple[str, str]:
+    """How the test images were shown, and which definition of head / medium / tail."""
+    left, right = place.columns(2)
+    view = choice(left, "Test view", list(views), "view", format_func=VIEW_NAMES.get)
+    about = "; ".join(f"{name}: {text}" for name, text in DEFINITIONS.items())
+    definition = choice(right, "Groups by", list(DEFINITIONS), "groups", help=about,
+                        format_func={"own": "own counts", "beta100": "counts at ratio 100"}.get)
+    return view, definition
+
+
+def said(opened: Run, view: str, definition: str) -> str:
+    """What a run's numbers are of."""
+    metrics = opened.metrics
+    note = f" {world.NOTE}" if metrics["mini_world"] else ""
+    return (f"{metrics['data']}, {metrics['test_images']:,} test images, {VIEW_NAMES[view]}; {DEFINITIONS[definition]}.{note}")
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------
+
+
+def figure(drawn: go.Figure, name: str, numbers: pd.DataFrame | None = None, stretch: bool = True) -> None:
+    """A figure in the page's theme, and its downloads: numbers as CSV, and an SVG where this machine has a browser.
+
+    The camera above a figure saves a PNG in the reader's own browser.
+    """
+    shown = plots.darkened(drawn) if st.context.theme.type == "dark" else drawn
+    st.plotly_chart(shown, theme=None, width="stretch" if stretch else "content", key=f"figure-{name}", config={
+        "displaylogo": False, "toImageButtonOptions": {"format": "png", "scale": 2, "filename": name}})
+    with st.container(horizontal=True):
+        if numbers is not None:
+            csv(numbers, name)
+        if find_spec("kaleido") and any(shutil.which(b) for b in ("chromium", "chromium-browser", "google-chrome")):
+            st.download_button("SVG", lambda: drawn.to_image("svg"), f"{name}.svg", "image/svg+xml", key=f"svg-{name}",
+                               type="tertiary", icon=":material/download:", on_click="ignore")
+
+
+def table(frame: pd.DataFrame, name: str, **settings: Any) -> Any:
+    """A table with its CSV, which has all columns also where ``column_order`` shows fewer."""
+    answer = st.dataframe(frame, hide_index=True, key=f"table-{name}", placeholder="", **settings)
+    csv(frame, name)
+    return answer
+
+
+def csv(frame: pd.DataFrame, name: str) -> None:
+    """A download of the numbers."""
+    st.download_button("CSV", frame.to_csv(index=False), f"{name}.csv", "text/csv", key=f"csv-{name}", type="tertiary",
+                       icon=":material/download:", on_click="ignore")
+
+
+def percent(label: str, **settings: Any) -> Any:
+    """A column of percentages."""
+    return st.column_config.NumberColumn(label, format="%.1f", **settings)
+
+
+def accuracies() -> dict[str, Any]:
+    """Columns all / head / medium / tail in percent, and their half intervals."""
+    halves = {f"{group}_half": percent("±") for group in group_names()}
+    return {group: percent(f"{group} %") for group in group_names()} | halves
+
+
+def with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns ``95 % all`` ... with "low-high" beside each accuracy, for reading."""
+    result = frame.copy()
+    for group in group_names():
+        low, high = (frame[group + end].to_numpy(float) for end in ("_low", "_high"))
+        result[f"{group}_interval"] = ["" if np.isnan(a) else f"{a:.1f}-{b:.1f}" for a, b in zip(low, high, strict=True)]
+    return result

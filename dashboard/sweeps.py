@@ -1,0 +1,51 @@
+"""Sweeps and studies: curves over a setting, heat maps over two, rows of a table; what failed is marked."""
+
+import pandas as pd
+import shared
+import streamlit as st
+
+from sagekit import listing, plots, study, world
+from sagekit.metrics import group_names
+
+st.title("Sweeps")
+found = {path.name: path for path in listing.sweeps(shared.base())}
+if not found:
+    st.info(f"There are no sweeps in `{shared.base()}` yet. `sagekit sweep fig8` or `sagekit study table5` makes one "
+            "(some ten minutes on two cores).")
+    st.stop()
+path = found[st.selectbox("Sweep", list(found), key="sweep", **shared.LINK)]
+results = listing.read_sweep(path)
+status = results["status"].value_counts()
+st.caption(f"{len(results)} runs: " + ", ".join(f"{status[s]} {s}" for s in ("finished", "failed", "open") if s in status)
+           + ". Mean top-1 and 95 % t interval over seeds; single view, groups by the data's own counts."
+           + (f" {world.NOTE}" if "data" in results and "mini world" in set(results["data"]) else ""))
+points = study.axes_of(results)
+axes = [c for c in points if c not in ("row", "seeds", "failed") and c.removesuffix("_half") not in group_names()]
+seeds = int(points["seeds"].max())
+named = points[axes].notna().sum(axis=1) if axes else pd.Series(0, index=points.index)
+
+if axes and named.max() == 1:
+    preset = points[named == 0]
+    for left, right in zip(axes[::2], [*axes[1::2], None], strict=False):
+        for column, axis in zip(st.columns(2), (left, right), strict=True):
+            if axis is None:
+                continue
+            with column:
+                part = points[points[axis].notna()].sort_values(axis)
+                shared.figure(plots.sensitivity(part, f"{axis}, {seeds} seeds a point", axis), f"sweep-{axis}", part)
+    if len(preset):
+        first = preset.iloc[0]
+        st.caption("The preset itself: " + ", ".join(f"{g} {first[g]:.1f} ± {first[f'{g}_half']:.1f} %" for g in group_names()))
+elif axes and named.min() == named.max() == 2:
+    group = shared.choice(st, "Group", list(group_names()), "group")
+    shared.figure(plots.heat_map(points, axes[0], axes[1], group, f"{group}, {seeds} seeds a point"), "heat", points)
+else:
+    drawn = points.fillna({f"{g}_half": 0 for g in group_names()})
+    shared.figure(plots.group_bars(drawn, f"{seeds} seeds a row"), "rows", points)
+shared.table(points, "points", column_config=shared.accuracies(),
+             column_order=["row", "seeds", "failed", *(c for g in group_names() for c in (g, f"{g}_half"))])
+failed = results[results["status"] == "failed"]
+if len(failed):
+    st.subheader(f"Failed: {len(failed)}")
+    shared.table(failed[["row", "seed", "error"]], "failed")
+    st.caption("The same command with --retry-failed tries them again.")

@@ -1,0 +1,64 @@
+"""What if tau, or FIT's scalars, were others? Answered from the stored logits, at once."""
+
+import pandas as pd
+import shared
+import streamlit as st
+
+from sagekit import plots, whatif
+from sagekit.metrics import group_names
+from sagekit.runs import Run
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _curve(path: str, stamp: object, view: str, definition: str, s_v: float, s_t: float) -> pd.DataFrame:
+    run = shared.Run(path)
+    stored = shared.predictions(run, view)
+    return whatif.curve(whatif.logits(stored, s_v, s_t), stored.labels, run.metrics["class_counts"],
+                        run.metrics["group_counts"][definition])
+
+
+def _scalar(label: str, trained: float, key: str) -> float:
+    """A slider that starts at the trained value, and means it exactly while it stands there."""
+    start = round(trained, 2)
+    low, high = min(-1.0, start), max(3.0, start)
+    value = st.slider(label, low, high, start, 0.01, key=key, **shared.LINK)
+    return trained if value == start else value
+
+
+@st.fragment
+def _sliders(run: Run, view: str, definition: str) -> None:
+    stored, metrics = shared.predictions(run, view), run.metrics
+    counts, groups = metrics["class_counts"], metrics["group_counts"][definition]
+    left, right = st.columns([1, 2])
+    with left:
+        tau = st.slider("tau, post-hoc logit adjustment", -1.5, 1.5, 0.0, 0.05, key="tau", **shared.LINK,
+                        help="z - tau log(n / N): above 0 rare classes are favoured, below 0 frequent ones. 0: as trained.")
+        s_v, s_t = stored.s_v, stored.s_t
+        if stored.z_v is None:
+            st.caption("This run has no FIT: there are no s_1 and s_2 to move.")
+        else:
+            s_v, s_t = _scalar("s_1, weight of z_v", s_v, "s1"), _scalar("s_2, weight of z_t", s_t, "s2")
+            st.caption(f"Trained: s_1 = {stored.s_v:.3f}, s_2 = {stored.s_t:.3f}. Other scalars are Eq 23 with the same z, z_v "
+                       "and z_t; a training with them fixed would end elsewhere.")
+    z = whatif.logits(stored, s_v, s_t)
+    now = whatif.accuracies(whatif.adjusted(z, counts, tau), stored.labels, groups)
+    trained = whatif.accuracies(stored.logits, stored.labels, groups)
+    with right:
+        for column, group in zip(st.columns(4), group_names(), strict=True):
+            change = f"{now[group] - trained[group]:+.1f}"
+            same = {"delta_color": "off", "delta_arrow": "off"} if float(change) == 0 else {}
+            column.metric(f"{group}, top-1", f"{now[group]:.1f} %", f"{change} points", border=True, **same)
+        found = _curve(str(run.path), shared.listing.stamp(run.path), view, definition, s_v, s_t)
+        shared.figure(plots.pareto(found, (trained["head"], trained["tail"]), (now["head"], now["tail"]),
+                                   "Head against tail as tau moves"), "pareto", found)
+    st.caption("Points that no other tau beats in both head and tail are filled. They are measured on the test images: a tau "
+               "chosen here and reported on the same images would flatter the run.")
+
+
+st.title("What if")
+names = shared.finished()
+name = st.selectbox("Run", names, names.index(shared.demo_first(names, "sage")[0]), key="run", **shared.LINK)
+run = shared.run(name)
+view, definition = shared.view_and_groups(list(run.metrics["results"]))
+st.caption(shared.said(run, view, definition))
+_sliders(run, view, definition)
