@@ -1,4 +1,5 @@
-"""The mini preset's learning rate from scratch: a small search on CE alone, on another draw of the data (data_seed 1).
+"""The mini world's learning rates from scratch: a small search on CE, KPS and ProCo without the compensation factor, on another
+draw of the data (data_seed 1).
 
     python benchmarks/search_scratch.py
 """
@@ -6,11 +7,11 @@
 
 from common import accuracy_table, train_all
 
-from sagekit import Config
+from sagekit.study import table_7
 
-CE = Config.preset("mini", "scratch", data_seed=1)
-RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
+RATES = {"CE": (0.005, 0.01, 0.02, 0.05, 0.1), "KPS": (0.002, 0.005, 0.01, 0.02, 0.05), "ProCo": (0.01, 0.02, 0.05, 0.15)}
 
 if __name__ == "__main__":
-    rows = {f"lr {lr:g}": CE.changed(lr=lr) for lr in RATES}
-    print(accuracy_table(train_all(rows, 2), {}))
+    rows = table_7("mini")
+    points = {f"{name}, lr {lr:g}": rows[name].changed(lr=lr, data_seed=1) for name, rates in RATES.items() for lr in rates}
+    print(accuracy_table(train_all(points, 1), {}))

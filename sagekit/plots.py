@@ -105,9 +105,12 @@ def group_bars(frame: pd.DataFrame, title: str, label: str = "row") -> go.Figure
 def _error(frame: pd.DataFrame, group: str) -> dict | None:
     if f"{group}_half" in frame:
         return {"array": frame[f"{group}_half"].to_numpy(float)}
-    if f"{group}_low" not in frame:
-        return None
-    middle = frame[group].to_numpy(float)
+    return _ends(frame, group, group) if f"{group}_low" in frame else None
+
+
+def _ends(frame: pd.DataFrame, column: str, group: str) -> dict:
+    """Error bars around ``column`` to the ends ``_low`` and ``_high`` of ``group``."""
+    middle = frame[column].to_numpy(float)
     return {"type": "data", "symmetric": False, "array": frame[f"{group}_high"].to_numpy(float) - middle,
             "arrayminus": middle - frame[f"{group}_low"].to_numpy(float)}
 
@@ -118,7 +121,7 @@ def differences(frame: pd.DataFrame, title: str, label: str = "row", groups_show
     figure = _figure(title, "difference (points)", "", height=max(270, 140 + 60 * len(known)))
     for i, group in enumerate(groups_shown):
         middle = known[f"{group}_difference"].to_numpy(float)
-        error = _error(known.rename(columns={f"{group}_difference": group}), group)
+        error = _ends(known, f"{group}_difference", group)
         figure.add_scatter(x=middle, y=np.arange(len(known)) + 0.22 * (i - 1), error_x=error, mode="markers", name=group,
                            marker={"size": 9, "color": GROUP_COLOURS.get(group, INK)})
     figure.add_vline(x=0, line_color=INK, line_width=1)

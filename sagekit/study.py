@@ -34,6 +34,10 @@ def table_5(preset: str) -> dict[str, Config]:
     return {"LIFT": lift, "+SG": sg, "+SG+Init": init, "+SG+Init+CF": init.changed(compensation=True), "+SG+Init+CF+FIT": sage}
 
 
+MINI_RATES = {"kps": 0.01, "proco": 0.05}
+"""Learning rates of the mini world's few epochs, searched without the factor (``benchmarks/search_scratch.py``)."""
+
+
 def table_7(preset: str) -> dict[str, Config]:
     """Losses from scratch with and without the compensation factor, by the protocols in ``METHODS`` and here.
 
@@ -41,8 +45,9 @@ def table_7(preset: str) -> dict[str, Config]:
     LA (the counts alone) between them. gamma is the preset's.
     """
     ce = Config.preset(preset, "scratch")
-    kps = ce.changed(loss="kps", head="cosine", batch_size=ce.batch_size // 2, decay=0.1)
-    proco = ce.changed(loss="proco", batch_size=2 * ce.batch_size, lr=3 * ce.lr)
+    rates = MINI_RATES if preset == "mini" else {"kps": ce.lr, "proco": 3 * ce.lr}
+    kps = ce.changed(loss="kps", head="cosine", batch_size=ce.batch_size // 2, decay=0.1, lr=rates["kps"])
+    proco = ce.changed(loss="proco", batch_size=2 * ce.batch_size, lr=rates["proco"])
     return {"CE": ce, "CE + CF, tau = gamma": ce.changed(compensation=True), "LA": ce.changed(loss="la"),
             "CE + CF, tau = 1 + gamma": ce.changed(loss="la", compensation=True), **_with_factor({"KPS": kps, "ProCo": proco})}
 

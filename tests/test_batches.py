@@ -3,7 +3,7 @@ import torch
 from conftest import SMALL, small, write_images
 
 from sagekit import Config, UserError
-from sagekit.batches import decode, evaluation_batches, steps_per_epoch, train_batches
+from sagekit.batches import decode, decode_upload, evaluation_batches, single_views, steps_per_epoch, train_batches
 from sagekit.datasets import Split
 
 CPU = torch.device("cpu")
@@ -79,3 +79,36 @@ def test_proco_gets_two_views_of_every_image(data):
     assert images.shape == (128, 3, 24, 24)
     assert torch.equal(labels[:64], labels[64:])
     assert not torch.equal(images[:64], images[64:])
+
+
+def test_an_upload_is_checked(tmp_path):
+    from io import BytesIO
+
+    from PIL import Image
+
+    def content(kind: str, size: tuple[int, int] = (20, 30)) -> bytes:
+        file = BytesIO()
+        Image.new("RGB", size, "red").save(file, kind)
+        return file.getvalue()
+
+    assert decode_upload(content("PNG"), "a.png").shape == (3, 30, 20)
+    for bad, reason in ((b"no image", "not an image"), (content("PNG")[:40], "damaged"), (content("TIFF"), "not an image"),
+                        (bytes(10_000_001), "at most 10 MB"), (content("PNG", (8000, 8000)), "8000 x 8000 pixels")):
+        with pytest.raises(UserError, match=reason):
+            decode_upload(bad, "a.png")
+
+
+def test_single_views_show_what_the_model_sees(data, backbone):
+    index = torch.tensor([3, 1])
+    pixels, masks = single_views(data.test.take(index), small(), backbone.image_size)
+    assert torch.equal((255 * pixels).round().byte(), data.test.images[index])  # the world's images need no resizing
+    assert torch.equal(masks, data.test.masks[index])
+    smaller, seen = single_views(data.test.take(index), small(test_resize=24), 24)
+    assert smaller.shape == (2, 3, 24, 24)
+    assert seen.float().mean() == pytest.approx(masks.float().mean().item(), abs=0.03)
+
+
+def test_files_are_taken_by_place(tmp_path):
+    paths = write_images(tmp_path, 3)
+    split = Split(torch.tensor([0, 1, 2]), paths=paths).take(torch.tensor([2, 0]))
+    assert (split.labels.tolist(), split.paths, split.masks) == ([2, 0], [paths[2], paths[0]], None)

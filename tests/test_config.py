@@ -1,6 +1,9 @@
+import shlex
+
 import pytest
 
-from sagekit import Config, UserError
+import sagekit
+from sagekit import Config, UserError, cli
 from sagekit.config import METHODS, PRESETS, parse_assignments
 from sagekit.paper import TABLE_8
 
@@ -72,3 +75,16 @@ def test_damaged_yaml_is_one_line(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"config\.yaml"):
         Config.from_yaml(tmp_path / "config.yaml")
+
+
+def test_the_command_line_continues_the_same_run(tmp_path, monkeypatch):
+    """What ``command`` prints, read back by the command line's own parser, is the same configuration."""
+    config = Config.preset("mini", "lift", seed=3, gamma=0.2, clip_norm=1.0, crop_scale=(0.5, 1.0), train_list="a b", fit=False)
+    words = shlex.split(config.command(tmp_path / "my run"))
+    assert words[:2] == ["sagekit", "train"]
+    seen = {}
+    monkeypatch.setattr(sagekit, "train", lambda config, out, resume: seen.update(config=config, out=out, resume=resume))
+    monkeypatch.setattr(cli, "_is_main_process", lambda: False)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(words[1:])
+    assert seen == {"config": config, "out": tmp_path / "my run", "resume": True}

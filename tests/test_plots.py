@@ -89,3 +89,67 @@ def test_notebooks_show_a_still_where_a_browser_is(monkeypatch, browser):
     plots.use_notebook()
     assert ("png" in plots.pio.renderers.default) == browser
     plots.pio.renderers.default = before
+
+
+def test_ends_of_intervals_may_be_given():
+    frame = TABLE.drop(columns=[c for c in TABLE if "_half" in c or "_low" in c or "_high" in c])
+    frame = frame.assign(**{f"{g}_low": [8.0, 19.0] for g in GROUPS}, **{f"{g}_high": [11.0, 24.0] for g in GROUPS})
+    error = trace(plots.group_bars(frame, "t"), "head").error_y
+    assert (list(error.array), list(error.arrayminus)) == ([1.0, 4.0], [2.0, 1.0])
+
+
+def test_failed_points_are_marked():
+    frame = pd.DataFrame({"gamma": [0.1, 0.2], "seeds": [2, 0], "failed": [0, 3],
+                          **{g: [80.0, np.nan] for g in ("all", *GROUPS)},
+                          **{f"{g}_half": [1.0, np.nan] for g in ("all", *GROUPS)}})
+    cross = trace(plots.sensitivity(frame, "t", "gamma"), "runs failed")
+    assert (list(cross.x), list(cross.y), list(cross.text)) == ([0.2], [80.0], ["3 failed, 0 finished"])
+
+
+def test_a_heat_map_has_every_pair_and_says_what_failed():
+    frame = pd.DataFrame({"mu": [0.1, 0.2, 0.1], "gamma": [1.0, 1.0, 2.0], "seeds": [1, 1, 0], "failed": [0, 0, 2],
+                          "all": [70.0, 71.0, np.nan]})
+    figure = plots.heat_map(frame, "mu", "gamma", "all", "t")
+    assert [list(line) for line in figure.data[0].text] == [["70.0", "71.0"], ["<br>2 failed", ""]]
+
+
+def test_pareto_marks_the_trained_point_and_the_sliders():
+    frame = pd.DataFrame({"tau": [-1.0, 0.0, 1.0], "head": [90.0, 80.0, 70.0], "tail": [50.0, 70.0, 60.0],
+                          "best": [True, True, False]})
+    figure = plots.pareto(frame, (80.0, 70.0), (85.0, 60.0), "t")
+    assert list(trace(figure, "unbeaten").x) == [90.0, 80.0]
+    assert list(trace(figure, "beaten").x) == [70.0]
+    assert (trace(figure, "as trained").x[0], trace(figure, "the sliders").y[0]) == (80.0, 60.0)
+
+
+def test_class_bars_keep_their_place_and_colour():
+    frame = pd.DataFrame({"name": ["a", "b", "c"], "group": ["head", "medium", "tail"], "images": [300, 50, 3],
+                          "difference": [1.0, -2.0, 3.0]})
+    figure = plots.class_differences(frame, "t")
+    assert [(list(t.x), list(t.y)) for t in figure.data] == [([1], [1.0]), ([2], [-2.0]), ([3], [3.0])]
+    assert [t.marker.color for t in figure.data] == list(plots.GROUP_COLOURS.values())
+
+
+def test_runs_by_head_and_tail():
+    frame = pd.DataFrame({"run": ["a", "b"], "method": ["lift", "sage"], "head": [1.0, 2.0], "tail": [3.0, 4.0]})
+    assert [(t.name, t.x[0], t.y[0]) for t in plots.head_tail(frame, "t").data] == [("lift", 1.0, 3.0), ("sage", 2.0, 4.0)]
+
+
+def test_dark_figures_have_light_ink_and_the_same_groups():
+    light = plots.sensitivity(pd.DataFrame({"x": [1.0], **{g: [2.0] for g in ("all", *GROUPS)},
+                                            **{f"{g}_half": [0.1] for g in ("all", *GROUPS)}}), "t", "x")
+    dark = plots.darkened(light)
+    assert trace(light, "all").line.color == plots.INK
+    assert trace(dark, "all").line.color != plots.INK
+    assert [trace(dark, g).line.color for g in GROUPS] == list(plots.GROUP_COLOURS.values())
+    assert dark.to_json().count('"y"') == light.to_json().count('"y"')
+
+
+def test_hover_shows_the_picture():
+    pytest.importorskip("altair")
+    frame = pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0], "kind": ["tail", "head"], "split": ["test", "training"],
+                          "name": ["a", "b"], "image": ["data:image/png;base64,AA", "data:image/png;base64,BB"]})
+    chart = plots.pictures_on_hover(frame, "t").to_dict()
+    assert chart["encoding"]["tooltip"][0]["field"] == "image"
+    assert chart["encoding"]["color"]["scale"] == {"domain": ["head", "tail"],
+                                                   "range": [plots.GROUP_COLOURS["head"], plots.GROUP_COLOURS["tail"]]}

@@ -103,3 +103,13 @@ def test_weights_know_what_they_belong_to(copy, data):
 
 def test_metrics_are_plain_json(runs):
     json.loads((runs["sage"].path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_what_is_left_goes_by_the_epochs_that_are_done(copy):
+    assert copy.seconds_left == 0
+    config = copy.config.changed(epochs=4)
+    copy.write_config(config)
+    again = Run(copy.path)
+    assert again.seconds_left == pytest.approx(3 * again.history["seconds"].iloc[0])
+    (copy.path / "history.csv").unlink()
+    assert np.isnan(Run(copy.path).seconds_left)

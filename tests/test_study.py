@@ -2,13 +2,14 @@ import itertools
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import small
 
 import sagekit as sk
 from sagekit import Run, UserError
 from sagekit.config import Config, Loss, Module
-from sagekit.study import STUDIES, paired, rows_of, summary
+from sagekit.study import STUDIES, axes_of, paired, rows_of, summary
 from sagekit.sweep import Point, results, run_points
 
 TINY = {"largest_class": 6, "imbalance_ratio": 2.0, "test_per_class": 2}
@@ -116,3 +117,26 @@ def test_a_row_may_have_its_own_base(points):
     usual = summary(frame).set_index("row")
     assert against.loc["classifier", "all_difference"] == pytest.approx(-usual.loc["lift", "all_difference"])
     assert np.isnan(against.loc["lift", "all_difference"])
+
+
+def test_points_of_a_sweep_by_their_settings():
+    frame = pd.DataFrame([{"row": row, "seed": seed, "status": status, **dict.fromkeys(("all", "head", "medium", "tail"), a)}
+                          for row, seed, status, a in (("preset", 0, "finished", 80.0), ("gamma=0.1", 0, "finished", 81.0),
+                                                       ("gamma=0.1", 1, "finished", 83.0), ("gamma=0.2", 0, "failed", np.nan),
+                                                       ("gate=text, mu=1", 0, "open", np.nan))])
+    found = axes_of(frame).set_index("row")
+    assert found.loc["gamma=0.1", ["gamma", "seeds", "failed", "all"]].tolist() == [0.1, 2, 0, 82.0]
+    assert found.loc["gamma=0.1", "all_half"] == pytest.approx(12.706, abs=1e-3)
+    assert found.loc["gamma=0.2", ["seeds", "failed"]].tolist() == [0, 1]
+    assert np.isnan(found.loc["gamma=0.2", "all"])
+    assert np.isnan(found.loc["preset", "gamma"])
+    assert found.loc["gate=text, mu=1", ["gate", "mu"]].tolist() == ["text", 1.0]
+
+
+def test_p_is_small_where_the_interval_excludes_zero(points):
+    frame = points[0]
+    a, b = (Run(frame[frame["row"] == r]["path"].iloc[0]) for r in ("classifier", "lift"))
+    same = paired([(a, a)], "all")
+    assert (same["difference"], same["p"]) == (0.0, 1.0)
+    found = paired([(a, b)], "all")
+    assert (found["p"] < 0.05) == (found["low"] > 0 or found["high"] < 0)
