@@ -8,14 +8,10 @@ One file per page. Pages call sagekit and lay out what it returns; they compute 
 import shared
 import streamlit as st
 
-from sagekit import UserError
-
 st.set_page_config("sagekit", layout="wide", initial_sidebar_state=230)
 PAGES = (("overview", "Overview"), ("compare", "Compare"), ("images", "Images"), ("what_if", "What if"),
          ("embeddings", "Embeddings"), ("sweeps", "Sweeps"), ("training", "Training"), ("paper", "Paper"))
 page = st.navigation([st.Page(f"{name}.py", title=title, url_path=name, default=name == "overview") for name, title in PAGES])
-try:
+with shared.errors_shown():
     shared.sidebar()
     page.run()
-except UserError as error:
-    st.error(str(error), icon=":material/error:")

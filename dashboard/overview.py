@@ -9,7 +9,7 @@ import pandas as pd
 import shared
 import streamlit as st
 
-from sagekit import UserError, demo, listing, plots
+from sagekit import demo, listing, plots
 from sagekit.metrics import group_names
 
 COLUMNS = ("run", "method", "seed", "data", *(c for g in group_names() for c in (g, f"{g}_interval")), "parameters", "seconds")
@@ -28,19 +28,20 @@ def _start_demo() -> None:
 
 
 @st.fragment(run_every="1s")
+@shared.errors_shown()
 def _demo_progress() -> None:
     process, log = _started()[str(shared.base())]
-    try:
-        done = demo.progress(shared.base())
-        st.progress(done, "Training zero-shot, LIFT and Sage on the mini world, about a minute on two cores")
-    except UserError as error:  # a broken folder of the demo's name
-        st.error(str(error))
+    done = demo.progress(shared.base())
+    st.progress(done, "Training zero-shot, LIFT and Sage on the mini world, about a minute on two cores")
     if process.poll() is None:
         return
-    del _started()[str(shared.base())]
     if process.returncode:
         log.seek(0)
-        raise UserError(f"the demo stopped: {log.read().strip().splitlines()[-1:]}")
+        said = log.read().strip().splitlines() or ["it was stopped"]
+        st.error(f"The demo did not finish: {said[-1]}")
+        st.button("Go on with the demo runs", type="primary", on_click=_start_demo)
+        return
+    del _started()[str(shared.base())]
     st.rerun()
 
 

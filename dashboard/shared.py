@@ -8,7 +8,8 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,15 @@ def said(opened: Run, view: str, definition: str) -> str:
 
 
 # --- showing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """A mistake of the user's, or of a file, is one line on the page; fragments need their own, they run alone."""
+    try:
+        yield
+    except sk.UserError as error:
+        st.error(str(error), icon=":material/error:")
 
 
 def figure(drawn: go.Figure, name: str, numbers: pd.DataFrame | None = None, stretch: bool = True) -> None:

@@ -17,6 +17,7 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+@shared.errors_shown()
 def _show(name: str, running: bool) -> None:
     run = Run(shared.folder() / name)  # not the cached one: the files change
     if running and run.finished:
@@ -55,7 +56,7 @@ def _hint(run: Run) -> None:
     st.code(run.config.command(run.path), language="bash")
     error = run.path / "error.txt"
     if error.is_file():
-        st.error(f"It failed: {error.read_text(encoding='utf-8', errors='replace').strip()}")
+        st.warning(f"It failed: {error.read_text(encoding='utf-8', errors='replace').strip()}")
 
 
 st.title("Training")

@@ -26,6 +26,7 @@ def _scalar(label: str, trained: float, key: str) -> float:
 
 
 @st.fragment
+@shared.errors_shown()
 def _sliders(run: Run, view: str, definition: str) -> None:
     stored, metrics = shared.predictions(run, view), run.metrics
     counts, groups = metrics["class_counts"], metrics["group_counts"][definition]

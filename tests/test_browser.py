@@ -1,0 +1,129 @@
+"""The dashboard end to end in a real headless Chromium; screenshots of all pages go to build/screenshots."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+served = pytest.importorskip("served")
+playwright = pytest.importorskip("playwright.sync_api")
+
+SHOTS = Path(__file__).parents[1] / "build" / "screenshots"
+PAGES = ("", "compare", "images", "what_if", "embeddings", "sweeps", "training", "paper")
+DONE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+KNOWN = "the server responded with a status of 404"
+"""Streamlit looks for its health page below every page's own address first, and then at the top."""
+
+pytestmark = pytest.mark.skipif(served.browser() is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def address(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dashboard") / "runs"
+    for name in ("zero-shot", "lift", "sage"):
+        shutil.copytree(runs[name].path, folder / name)
+    shutil.copytree(runs["sage"].path, folder / "stopped")
+    (folder / "stopped" / "metrics.json").unlink()
+    (folder / "fig8-mini").mkdir()
+    lines = [f"gamma={g},{s},p,,finished,mini world,{80 + g},{81 + s},79,{78 + s}" for g in (0.1, 0.2, 0.3) for s in (0, 1)]
+    (folder / "fig8-mini" / "results.csv").write_text(
+        "\n".join(["row,seed,path,error,status,data,all,head,medium,tail", *lines, "gamma=0.4,0,p,UserError: nan,failed,,,,,"]))
+    with served.served(folder) as where:
+        yield where
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=served.browser(), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A tab at 1280 x 800 that fails the test when its console shows an error."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    tab, errors = context.new_page(), []
+    tab.set_default_timeout(60_000)
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" and KNOWN not in m.text else None)
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def visit(page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector("h1")
+    page.wait_for_selector(DONE)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_loads(page, address, name):
+    visit(page, f"{address}/{name}")
+    assert page.locator('[data-testid="stException"]').count() == 0
+    assert page.locator('[data-testid="stAlertContentError"]').count() == 0
+    if name not in ("", "paper", "training", "images"):
+        page.wait_for_selector(".js-plotly-plot .main-svg, .vega-embed canvas, .vega-embed svg")
+    tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": 1280, "height": min(int(tall) + 40, 4000)})
+    page.wait_for_timeout(500)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name or 'overview'}.png")
+    wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth - "
+                         "document.querySelector('[data-testid=stMain]').clientWidth")
+    assert wide <= 0  # nothing runs out of the page
+
+
+def metrics(page) -> list[str]:
+    page.wait_for_selector('[data-testid="stMetricValue"]')
+    return page.locator('[data-testid="stMetricValue"]').all_inner_texts()
+
+
+def test_a_slider_moves_the_numbers_and_the_address(page, address):
+    visit(page, f"{address}/what_if?run=sage")
+    before = metrics(page)
+    slider = page.get_by_role("slider").first
+    slider.focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("before => document.querySelector('[data-testid=stMetricValue]').innerText != before", arg=before[0])
+    page.wait_for_selector(DONE)
+    page.wait_for_function("location.search.includes('tau=')")
+    moved, link = metrics(page), page.url
+    visit(page, link)  # the address is the view
+    page.wait_for_function("after => document.querySelector('[data-testid=stMetricValue]').innerText == after", arg=moved[0])
+    assert metrics(page) == moved
+
+
+def test_a_shared_link_opens_the_view(page, address):
+    visit(page, f"{address}/compare?runs=zero-shot&runs=sage&groups=counts+at+ratio+100")
+    page.get_by_role("heading", name="sage minus zero-shot, class by class").wait_for()
+
+
+def test_an_upload_is_predicted_and_a_bad_one_refused(page, address, tmp_path):
+    visit(page, f"{address}/images?images=my+own")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (90, 70, 3), dtype=np.uint8)).save(tmp_path / "mine.png")
+    (tmp_path / "fake.png").write_bytes(b"<svg onload=alert(1)>")
+    page.locator('input[type="file"]').set_input_files(tmp_path / "mine.png")
+    page.get_by_text("Five likeliest of the run's own classes").wait_for()
+    page.locator('input[type="file"]').set_input_files(tmp_path / "fake.png")
+    page.get_by_text("fake.png is damaged or not an image").wait_for()
+
+
+def test_a_point_shows_its_image(page, address):
+    visit(page, f"{address}/embeddings?run=sage")
+    chart = page.locator(".vega-embed").first
+    chart.wait_for()
+    box = chart.bounding_box()
+    for step in range(400):  # over the cloud until a point is met
+        across, down = 0.2 + 0.03 * (step % 20), 0.2 + 0.025 * (step // 20)
+        page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down)
+        if page.locator("#vg-tooltip-element.visible img").count():
+            break
+    assert page.locator("#vg-tooltip-element.visible img").first.get_attribute("src").startswith("data:image/jpeg")
+    page.screenshot(path=SHOTS / "hover.png")
