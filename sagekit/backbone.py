@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from . import mini
@@ -26,6 +25,9 @@ from .errors import UserError, nearest
 from .files import load_tensors
 from .progress import bar
 from .prompts import fill
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -120,6 +122,8 @@ class Backbone(nn.Module):
 
 def _plain_vit(clip: nn.Module, name: str) -> VisionTransformer:
     """The visual tower, or a ``UserError`` that says what about it is not a plain ViT."""
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
     visual = getattr(clip, "visual", None)
     if not isinstance(visual, VisionTransformer):
         raise UserError(f"{name} is not a plain open_clip ViT (its image tower is {type(visual).__name__}); adapters need "
@@ -148,6 +152,8 @@ def load_backbone(config: Config) -> Backbone:
         clip: nn.Module = mini.create()
         _fill(clip, config, config.weights or mini.WEIGHTS)
         return Backbone(clip, mini.WordTokenizer(), "mini", (0.5,) * 3, (0.5,) * 3)
+    import open_clip  # slow to import
+
     if config.backbone not in open_clip.list_models():
         raise UserError(f"open_clip has no model '{config.backbone}'.{nearest(config.backbone, open_clip.list_models())}")
     _refuse_wrong_activation(config)
@@ -166,6 +172,8 @@ def load_backbone(config: Config) -> Backbone:
 
 def _refuse_wrong_activation(config: Config) -> None:
     """OpenAI's weights were trained with quick GELU; open_clip only warns about the plain name."""
+    import open_clip
+
     if config.pretrained == "openai" and config.weights is None and f"{config.backbone}-quickgelu" in open_clip.list_models():
         raise UserError(f"{config.backbone} has the wrong activation for the openai weights; use "
                         f"--set backbone={config.backbone}-quickgelu.")
@@ -181,6 +189,8 @@ def _fill(clip: nn.Module, config: Config, path: Path) -> None:
 
 
 def _download(config: Config) -> nn.Module:
+    import open_clip
+
     tags = open_clip.list_pretrained_tags_by_model(config.backbone)
     if config.pretrained not in tags:
         raise UserError(f"{config.backbone} has no weights '{config.pretrained}'; known: {', '.join(tags) or 'none'}. "

@@ -17,7 +17,6 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from . import views
 from .config import Config
@@ -148,6 +147,8 @@ def decode_upload(content: bytes, name: str) -> Tensor:
 
 
 def _pixels(file: Path | io.BytesIO, name: str, formats: tuple[str, ...] | None = None, most: float = math.inf) -> Tensor:
+    from torchvision.transforms import v2  # slow to import
+
     try:
         with Image.open(file, formats=formats) as image:
             if image.width * image.height > most:  # said by the header: nothing is unpacked yet

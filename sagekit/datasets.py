@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 from torch import Tensor
 
@@ -181,9 +180,11 @@ def _list_names(root: Path, train: Split, classes: int) -> list[str]:
         if unnamed:
             raise UserError(f"{file} has no name for the folder '{unnamed[0]}' (a line is 'folder name').")
         return [table[f].strip() for f in folders]
-    if classes == len(open_clip.IMAGENET_CLASSNAMES) and all(re.fullmatch(r"n\d{8}", f) for f in folders):
+    if classes == 1000 and all(re.fullmatch(r"n\d{8}", f) for f in folders):
+        from open_clip import IMAGENET_CLASSNAMES  # slow to import
+
         order = {folder: i for i, folder in enumerate(sorted(folders))}
-        return [open_clip.IMAGENET_CLASSNAMES[order[f]] for f in folders]
+        return [IMAGENET_CLASSNAMES[order[f]] for f in folders]
     numbers = [f for f in folders if not re.search("[A-Za-z]{2}", f)]
     if numbers:
         raise UserError(f"the folder '{numbers[0]}' says no class name; write {file} with a line 'folder name' for each.")

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import brentq
 
 from .errors import UserError
 
@@ -38,6 +37,8 @@ def sketch(classes: int, images: int, largest: int, smallest: int) -> np.ndarray
     n_i = largest (smallest / largest)^((i / (C - 1))^q), with q such that the sum comes out at about ``images``; q = 1 is
     ``profile``.
     """
+    from scipy.optimize import brentq  # slow to import
+
     place = np.arange(classes) / max(1, classes - 1)
 
     def counts(q: float) -> np.ndarray:

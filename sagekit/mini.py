@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
 from .errors import UserError
 from .world import IMAGE_SIZE, vocabulary
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 CONTEXT_LENGTH = 20
 WEIGHTS = Path(__file__).parent / "data" / "mini.safetensors"
@@ -47,6 +50,8 @@ class WordTokenizer:
 
 def create() -> CLIP:
     """A mini CLIP with fresh random weights."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg  # slow to import
+
     return CLIP(
         embed_dim=96,
         vision_cfg=CLIPVisionCfg(layers=6, width=128, head_width=32, patch_size=8, image_size=IMAGE_SIZE),

@@ -16,10 +16,10 @@ import platform
 import time
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP
 from torch import Tensor
 
 from . import mini, world
@@ -28,6 +28,9 @@ from .errors import UserError
 from .files import load_tensors, save_tensors, sha256, write_atomic, write_text
 from .progress import bar
 from .prompts import TEMPLATES, fill
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 BATCH = 256
 LEARNING_RATE = 1.5e-3

@@ -9,13 +9,16 @@ Sets that fit in memory are cropped and flipped in one batched call where they l
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
 
 from .config import Config
+
+if TYPE_CHECKING:  # torchvision is slow to import
+    from torchvision.transforms import v2
 
 
 def draw_boxes(n: int, height: int, width: int, scale: tuple[float, float], g: torch.Generator) -> Tensor:
@@ -77,11 +80,15 @@ def draw_train_views(n: int, height: int, width: int, config: Config, g: torch.G
 
 def centre_view(images: Tensor, size: int, config: Config) -> Tensor:
     """Resize the shorter side to ``config.test_resize`` and cut the centre: float (B, 3, size, size) in 0..1."""
+    from torchvision.transforms import v2
+
     return v2.functional.center_crop(_resize(images, config.test_resize), [size, size])
 
 
 def five_crops(images: Tensor, size: int, config: Config) -> tuple[Tensor, ...]:
     """Corners and centre of the image resized to ``size + config.ensemble_margin``; five of (B, 3, size, size)."""
+    from torchvision.transforms import v2
+
     return v2.functional.five_crop(_resize(images, size + config.ensemble_margin), [size, size])
 
 
@@ -89,11 +96,15 @@ def _resize(images: Tensor, side: int) -> Tensor:
     pixels = images.float() / 255
     if min(images.shape[-2:]) == side:
         return pixels
+    from torchvision.transforms import v2
+
     return v2.functional.resize(pixels, [side], antialias=True).clamp(0, 1)
 
 
 def photo_train_view(size: int, config: Config) -> v2.Compose:
     """The same random view for one decoded photograph of any size, by torchvision."""
+    from torchvision.transforms import v2
+
     flips = [v2.RandomHorizontalFlip()] if config.flip else []
     return v2.Compose([v2.RandomResizedCrop(size, scale=config.crop_scale, antialias=True), *flips,
                        v2.ToDtype(torch.float32, scale=True)])
