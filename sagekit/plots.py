@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
+from .errors import show_one_line
 from .longtail import GROUPS, groups
 
 GROUP_COLOURS = {"head": "#E69F00", "medium": "#009E73", "tail": "#0072B2"}
@@ -49,7 +50,9 @@ def darkened(figure: go.Figure) -> go.Figure:
 
 
 def use_notebook() -> None:
-    """Show figures interactively, with a still beside them (for GitHub) where a browser can draw one."""
+    """Show figures interactively, with a still beside them (for GitHub) where a browser can draw one, and let a cell that fails
+    for a reason of the user's say so in one line."""
+    show_one_line()
     browser = any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
     pio.renderers.default = "plotly_mimetype+png" if browser else "plotly_mimetype"
 
