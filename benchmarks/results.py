@@ -125,7 +125,8 @@ def readings(frame: pd.DataFrame) -> str:
     return (f"\n{markdown(pd.DataFrame(lines))}\n\nThe paper does not say whether its CE + CF has the class counts of Eq 22 "
             f"beside the factor (tau = 1 + gamma) or the factor alone (tau = gamma).\n\n"
             f"- In size \"{near}\" is nearer to the published gain: mean distance {distance[near]:.1f} points, the other "
-            f"{distance[far]:.1f}.\n- In direction \"{near}\" has {signs[near]} of 4 signs as published, \"{far}\" {signs[far]}.\n\n"
+            f"{distance[far]:.1f}.\n- In direction \"{near}\" has {signs[near]} of 4 signs as published, \"{far}\" "
+            f"{signs[far]}.\n\n"
             "Sizes are not comparable across data sets, directions are.\n")
 
 

@@ -133,13 +133,18 @@ def compare(
 
 
 @app.command()
-def fold(run: RunPath) -> None:
+def fold(
+    run: RunPath,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write folded.onnx (needs onnx and onnxscript).")] = False,
+) -> None:
     """Write a Sage run's exact small form (finding 4): the same outputs, a fraction of the parameters."""
-    from .fold import fold_run
+    from .fold import export_onnx, fold_run
 
     result = fold_run(run)
     console.print(f"{run / 'folded.safetensors'}: {result.before:,} adapter parameters folded to {result.after:,}; largest "
                   f"difference of a logit on {result.images} test images: {result.difference:.1e}.")
+    if onnx:
+        console.print(f"{export_onnx(run)}: images float32 (B, 3, S, S) in 0..1 in, logits (B, C) out.")
 
 
 @app.command()
