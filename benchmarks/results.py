@@ -45,6 +45,11 @@ TABLES = {
     "table9": ("Table 9: other modules in LIFT's place", None),
     "table10": ("Table 10: SG-Adapter with and without W_proj", 10),
 }
+NOTES = {
+    "table7": "24 px, 15 epochs; learning rates searched on one seed of another draw, without the factor (docs/studies.md).\n",
+    "table9": "All rows at the learning rate that was searched on LIFT, so rows that want another one (VPT, LoRA) stand worse "
+              "than they could. Full fine-tuning, which LIFT's authors find to hurt, is the best row of this toy.\n",
+}
 READINGS = ("CE + CF, tau = gamma", "CE + CF, tau = 1 + gamma")
 PAIRS = {"table5": {"+SG": "LIFT", "+SG+Init": "+SG", "+SG+Init+CF": "+SG+Init", "+SG+Init+CF+FIT": "+SG+Init+CF"},
          "table7": {**dict.fromkeys((*READINGS, "LA"), "CE"), "KPS + CF": "KPS", "ProCo + CF": "ProCo"}}
@@ -107,7 +112,7 @@ def table_section(study: str, results: pd.DataFrame) -> str:
     columns = [c for c in rows[0] if number is not None or not c.startswith("paper")]
     return (f"## {title}\n\n{markdown(pd.DataFrame(rows)[columns])}\n\n{comparisons(frame, ('all', 'tail'))}"
             f"Training took {seconds.min():.0f} to {seconds.max():.0f} s a run, two runs at a time on two cores.\n"
-            + (readings(frame) if study == "table7" else ""))
+            + NOTES.get(study, "") + (readings(frame) if study == "table7" else ""))
 
 
 def readings(frame: pd.DataFrame) -> str:

@@ -101,7 +101,7 @@ def group_bars(frame: pd.DataFrame, title: str, label: str = "row") -> go.Figure
         error = _error(frame, group)
         figure.add_bar(x=frame[label].tolist(), y=frame[group].to_numpy(float), name=group, error_y=error,
                        marker_color=GROUP_COLOURS[group], text=[f"{v:.1f}" for v in frame[group]], textposition="inside",
-                       insidetextanchor="start", textangle=0)
+                       insidetextanchor="start", textangle=0 if len(frame) < 6 else -90)
     return figure.update_layout(barmode="group")
 
 
