@@ -2,16 +2,30 @@
 
     streamlit run dashboard/app.py [-- --runs DIR]
 
-One file per page. Pages call sagekit and lay out what it returns; they compute nothing.
+One file per page. Pages call sagekit and lay out what it returns; they compute nothing. Streamlit imports this file when the
+server starts, which loads torch and pandas before anybody waits for a page, and runs it again for every page that is shown.
 """
 
-import shared
 import streamlit as st
 
-st.set_page_config("sagekit", layout="wide", initial_sidebar_state=230)
+from sagekit import listing, plots, study  # noqa: F401 (loaded with the server)
+
 PAGES = (("overview", "Overview"), ("compare", "Compare"), ("images", "Images"), ("what_if", "What if"),
          ("embeddings", "Embeddings"), ("sweeps", "Sweeps"), ("training", "Training"), ("paper", "Paper"))
-page = st.navigation([st.Page(f"{name}.py", title=title, url_path=name, default=name == "overview") for name, title in PAGES])
-with shared.errors_shown():
-    shared.sidebar()
-    page.run()
+
+
+def show() -> None:
+    import shared  # has caches, which want a running server
+
+    st.set_page_config("sagekit", layout="wide", initial_sidebar_state=230)
+    pages = [st.Page(f"{name}.py", title=title, url_path=name, default=name == "overview") for name, title in PAGES]
+    page = st.navigation(pages)
+    with shared.errors_shown():
+        shared.sidebar()
+        page.run()
+
+
+if __name__ == "__main__":
+    show()
+else:
+    app = st.App(__file__)
