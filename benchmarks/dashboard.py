@@ -25,7 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 from sagekit import Config, Run
 from sagekit.longtail import profile
 from sagekit.metrics import measure
-from sagekit.runs import Predictions
+from sagekit.predictions import Predictions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
 from served import browser, served
@@ -46,7 +46,7 @@ def make_runs(folder: Path) -> None:
         run.path.mkdir(parents=True)
         run.write_config(Config.preset("cifar100-lt-100", method, seed=number // 2))
         part = rng.integers(0, IMAGES, IMAGES // 10)  # other metrics for each run
-        results = measure(z[part], labels[part], group_counts)
+        results = measure(Predictions(labels[part], z[part], None, None, 0.0, 0.0), CLASSES, group_counts)
         run.write_metrics({"data": "CIFAR-100-LT (made up)", "mini_world": False, "test_images": IMAGES,
                            "class_names": [f"class {c}" for c in range(CLASSES)], "class_counts": counts.tolist(),
                            "group_counts": {name: c.tolist() for name, c in group_counts.items()},

@@ -84,7 +84,7 @@ def _test_images(runs: list[Run]) -> None:
     unique = list(dict.fromkeys(run.name for run in runs))
     for run in (shared.run(n) for n in unique):
         p = shared.predictions(run, "single")
-        table[run.name] = [f"{'✓' if p.correct[i] else '✗'} {names[p.logits[i].argmax()]}" for i in index]
+        table[run.name] = [f"{'✓' if p.correct[i] else '✗'} {names[p.predicted[i]]}" for i in index]
     _attention([shared.run(n) for n in unique], pixels, masks, [names[labels[i]] for i in index])
     shared.table(table, "predictions")
     st.caption("✓ right, ✗ wrong: the stored predictions, single view.")

@@ -24,7 +24,8 @@ from sagekit import listing, plots, world
 from sagekit.listing import Stamp
 from sagekit.longtail import DEFINITIONS
 from sagekit.metrics import group_names
-from sagekit.runs import Predictions, Run
+from sagekit.predictions import Predictions
+from sagekit.runs import Run
 from sagekit.sweep import DATA_SETTINGS
 
 VIEW_NAMES = {"single": "single view", "five_crops": "five crops averaged"}

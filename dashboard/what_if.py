@@ -12,9 +12,8 @@ from sagekit.runs import Run
 @st.cache_data(max_entries=64, show_spinner=False)
 def _curve(path: str, stamp: object, view: str, definition: str, s_v: float, s_t: float) -> pd.DataFrame:
     run = shared.Run(path)
-    stored = shared.predictions(run, view)
-    return whatif.curve(whatif.logits(stored, s_v, s_t), stored.labels, run.metrics["class_counts"],
-                        run.metrics["group_counts"][definition])
+    stored, metrics = shared.predictions(run, view), run.metrics
+    return whatif.curve(stored, metrics["class_counts"], metrics["group_counts"][definition], s_v, s_t)
 
 
 def _scalar(label: str, trained: float, key: str) -> float:
@@ -41,9 +40,8 @@ def _sliders(run: Run, view: str, definition: str) -> None:
             s_v, s_t = _scalar("s_1, weight of z_v", s_v, "s1"), _scalar("s_2, weight of z_t", s_t, "s2")
             st.caption(f"Trained: s_1 = {stored.s_v:.3f}, s_2 = {stored.s_t:.3f}. Other scalars are Eq 23 with the same z, z_v "
                        "and z_t; a training with them fixed would end elsewhere.")
-    z = whatif.logits(stored, s_v, s_t)
-    now = whatif.accuracies(whatif.adjusted(z, counts, tau), stored.labels, groups)
-    trained = whatif.accuracies(stored.logits, stored.labels, groups)
+    now = whatif.accuracies(whatif.predicted(stored, counts, tau, s_v, s_t), stored.labels, groups)
+    trained = whatif.accuracies(stored.predicted, stored.labels, groups)
     with right:
         for column, group in zip(st.columns(4), group_names(), strict=True):
             change = f"{now[group] - trained[group]:+.1f}"
@@ -52,6 +50,9 @@ def _sliders(run: Run, view: str, definition: str) -> None:
         found = _curve(str(run.path), shared.listing.stamp(run.path), view, definition, s_v, s_t)
         shared.figure(plots.pareto(found, (trained["head"], trained["tail"]), (now["head"], now["tail"]),
                                    "Head against tail as tau moves"), "pareto", found)
+    if stored.classes is not None:
+        st.warning(f"Approximate: each image has only {stored.z.shape[1]} of {len(counts):,} classes stored, the likeliest (as "
+                   "trained) and its true one; the winner is looked for among these.")
     st.caption("Points that no other tau beats in both head and tail are filled. They are measured on the test images: a tau "
                "chosen here and reported on the same images would flatter the run.")
 

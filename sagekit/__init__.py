@@ -11,7 +11,8 @@ from .datasets import DataSet, load_data
 from .errors import UserError
 from .evaluate import evaluate, load_model
 from .model import Model, build_model
-from .runs import Predictions, Run
+from .predictions import Predictions
+from .runs import Run
 from .train import train
 from .version import VERSION
 

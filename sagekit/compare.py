@@ -16,7 +16,8 @@ from .config import MACHINE_SETTINGS
 from .errors import UserError
 from .longtail import DEFINITIONS, groups
 from .metrics import group_names, paired_difference
-from .runs import VIEWS, Predictions, Run
+from .predictions import Predictions
+from .runs import VIEWS, Run
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
@@ -89,7 +90,7 @@ def confusions(base: Run, other: Run, view: str = "single") -> pd.DataFrame:
     ``other`` (test images), ``change``. Pairs without a change are left out."""
     a, b = _same_images(base, other, view)
     names, classes = base.metrics["class_names"], len(base.metrics["class_names"])
-    before, after = (np.bincount(p.labels * classes + p.logits.argmax(1), minlength=classes**2) for p in (a, b))
+    before, after = (np.bincount(p.labels * classes + p.predicted, minlength=classes**2) for p in (a, b))
     change = after - before
     change[:: classes + 1] = 0  # right is no confusion
     cells = np.flatnonzero(change)

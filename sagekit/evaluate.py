@@ -6,6 +6,7 @@ averaged, finding 10). Every number says which.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from .devices import accelerator_for, measuring_precision
 from .frozen import frozen_features
 from .metrics import measure
 from .model import Model, build_classifier
+from .predictions import ALL, KEPT, Predictions, joined, reduced
 from .progress import bar
-from .runs import Predictions, Run
+from .runs import Run
 
 
 @torch.no_grad()
@@ -41,6 +43,7 @@ def predict(model: Classifier, split: Split, config: Config, accelerator: Accele
                                  accelerator.process_index, processes)
     model.eval()
     known = _frozen(model, split, config, accelerator, ensembling)
+    scalars = (model.s_v.item(), model.s_t.item()) if model.fit else (0.0, 0.0)
     parts = []
     progress = bar(total=len(split), what="test, five crops" if ensembling else "test",
                    show=show and accelerator.is_main_process)
@@ -48,19 +51,16 @@ def predict(model: Classifier, split: Split, config: Config, accelerator: Accele
         with measuring_precision(config, device):
             logits = [model(crop) if known is None else model(crop, known[index, view].to(device))
                       for view, crop in enumerate(crops)]
-        mean = [torch.stack(z).float().mean(0).cpu().numpy() if z[0] is not None else None for z in zip(*logits, strict=True)]
-        parts.append((index.numpy(), mean[:3]))
+        z_v, z_t = (None if part[0] is None else _mean(part) for part in zip(*(views[1:3] for views in logits), strict=True))
+        found = Predictions(split.labels[index].numpy(), _mean([views.z for views in logits]), z_v, z_t, *scalars)
+        parts.append((index.numpy(), reduced(found, KEPT) if found.z.shape[1] > ALL else found))
         progress.update(len(index) * processes)
     progress.close()
-    parts = gather_object(parts)
-    order = np.argsort(np.concatenate([index for index, _ in parts]))
+    return joined(gather_object(parts))
 
-    def joined(k: int) -> np.ndarray:
-        return np.concatenate([zs[k] for _, zs in parts])[order]
 
-    z_v, z_t = (joined(1), joined(2)) if model.fit else (None, None)
-    scalars = (model.s_v.item(), model.s_t.item()) if model.fit else (0.0, 0.0)
-    return Predictions(split.labels.numpy(), joined(0), z_v, z_t, *scalars)
+def _mean(views: Sequence[Tensor]) -> np.ndarray:
+    return torch.stack(list(views)).float().mean(0).cpu().numpy()
 
 
 def _frozen(model: Classifier, split: Split, config: Config, accelerator: Accelerator, ensembling: bool) -> Tensor | None:
@@ -96,7 +96,7 @@ def record(run: Run, model: Classifier, data: DataSet, config: Config, accelerat
 
 def _measured(stored: Predictions, data: DataSet) -> dict[str, Any]:
     """The measures of what was stored, so that whoever reads the predictions finds the same numbers."""
-    return measure(stored.logits, stored.labels, data.group_counts)
+    return measure(stored, len(data.class_names), data.group_counts)
 
 
 def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False,

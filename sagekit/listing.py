@@ -95,8 +95,10 @@ def _check_shapes(run: Run) -> None:
         raise UserError(f"{run.path} has no predictions.npz; run `sagekit evaluate {run.path}`.") from None
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
         raise UserError(f"{file} is damaged ({error}).") from None
-    wanted = {"labels": (images,), "scalars": (2,), "z": (images, classes)}
-    wanted |= {prefix + z: (images, classes) for prefix in VIEWS.values() for z in ("z", "z_v", "z_t") if prefix + z in shapes}
+    wanted: dict[str, tuple[int, ...]] = {"labels": (images,), "scalars": (2,), "z": (images, classes)}
+    for prefix in VIEWS.values():
+        kept = shapes.get(prefix + "classes", (images, classes))[-1:]  # not all classes may be stored
+        wanted |= {prefix + z: (images, *kept) for z in ("z", "z_v", "z_t", "classes") if prefix + z in shapes}
     for name, shape in wanted.items():
         if shapes.get(name) != shape:
             raise UserError(f"{file} is damaged: '{name}' has the shape {shapes.get(name)} in place of {shape}.")

@@ -1,4 +1,4 @@
-"""Measures of a classifier on a test set, from its logits: pure numpy, no model.
+"""Measures of a classifier on a test set, from its predictions: pure numpy, no model.
 
 Top-1 by group, macro-F1, worst class, harmonic and geometric mean of the class accuracies, and expected calibration
 error with 15 equal bins of confidence:
@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 from scipy.stats import gmean, hmean
 from sklearn.metrics import f1_score
 
 from .longtail import GROUPS, groups
+from .predictions import Predictions
 
 DRAWS = 2000
 
@@ -40,24 +40,21 @@ def class_accuracies(correct: np.ndarray, labels: np.ndarray, classes: int) -> n
     return np.divide(right, total, out=np.full(classes, np.nan), where=total > 0)
 
 
-def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (0..1) of softmax(``logits``) (N, C)."""
-    probability = softmax(logits, axis=1)
-    confidence, correct = probability.max(1), probability.argmax(1) == labels
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (0..1) of predictions with ``confidence`` float (N,) that are ``correct`` bool (N,)."""
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(correct[which == b].mean() - confidence[which == b].mean()) * (which == b).mean()
             for b in np.unique(which)]
     return float(sum(gaps))
 
 
-def measure(logits: np.ndarray, labels: np.ndarray, group_counts: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Everything that ``metrics.json`` says about one set of predictions.
+def measure(predictions: Predictions, classes: int, group_counts: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Everything that ``metrics.json`` says about one set of predictions over C = ``classes``.
 
-    ``logits`` (N, C), ``labels`` (N,), ``group_counts``: counts (C,) for each definition of head / medium / tail.
-    Harmonic and geometric mean are 0 when a class is never right.
+    ``group_counts``: counts (C,) for each definition of head / medium / tail. Harmonic and geometric mean are 0 when a class
+    is never right.
     """
-    classes = logits.shape[1]
-    predicted = logits.argmax(1)
+    predicted, labels = predictions.predicted, predictions.labels
     correct = predicted == labels
     per_class = class_accuracies(correct, labels, classes)
     seen = per_class[~np.isnan(per_class)]
@@ -74,7 +71,7 @@ def measure(logits: np.ndarray, labels: np.ndarray, group_counts: dict[str, np.n
         "worst_class": float(seen.min()),
         "harmonic_mean": float(hmean(seen)) if seen.min() > 0 else 0.0,
         "geometric_mean": float(gmean(seen)) if seen.min() > 0 else 0.0,
-        "calibration_error": calibration_error(logits, labels),
+        "calibration_error": calibration_error(predictions.confidence, correct),
         "per_class": [None if np.isnan(a) else float(a) for a in per_class],
     }
 

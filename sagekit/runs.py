@@ -4,7 +4,7 @@
     metrics.json          what evaluation measured: all, head, medium, tail (both definitions), per class, ...
     history.csv           one row an epoch
     predictions.npz       labels, and the logits z, z_v, z_t in half precision ("five_crops_..." with ensembling), each
-                          image's shifted so that its largest is 0
+                          image's shifted so that its largest is 0; with very many classes the likeliest (``predictions``)
     weights.safetensors   trained tensors only, with backbone and class names as metadata
     state.pt              while training: what is needed to resume
     log.txt               one line an event
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -30,33 +29,10 @@ from torch import Tensor
 from .config import Config
 from .errors import UserError
 from .files import explained, load_tensors, save_tensors, write_atomic, write_text
+from .predictions import Predictions
 
 VIEWS = {"single": "", "five_crops": "five_crops_"}
 """How a test image was shown, and the prefix of its arrays in ``predictions.npz``."""
-
-
-@dataclass
-class Predictions:
-    """Logits of N test images, float32 (N, C), up to a constant an image; ``z_v`` and ``z_t`` are None without FIT."""
-
-    labels: np.ndarray
-    z: np.ndarray
-    z_v: np.ndarray | None
-    z_t: np.ndarray | None
-    s_v: float
-    s_t: float
-
-    @property
-    def logits(self) -> np.ndarray:
-        """Eq 23: what the run predicts with."""
-        if self.z_v is None or self.z_t is None:
-            return self.z
-        return self.z + self.s_v * self.z_v + self.s_t * self.z_t
-
-    @property
-    def correct(self) -> np.ndarray:
-        """Whether each image is classified right, bool (N,)."""
-        return self.logits.argmax(1) == self.labels
 
 
 class Run:
@@ -123,8 +99,9 @@ class Run:
         file, prefix = self.path / "predictions.npz", VIEWS[view]
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                z, z_v, z_t = (arrays[prefix + name].astype(np.float32) if prefix + name in arrays else None
-                               for name in ("z", "z_v", "z_t"))
+                z, z_v, z_t, rest = (arrays[prefix + name].astype(np.float32) if prefix + name in arrays else None
+                                     for name in ("z", "z_v", "z_t", "rest"))
+                classes = arrays.get(prefix + "classes")
                 labels, (s_v, s_t) = arrays["labels"], arrays["scalars"].tolist()
         except FileNotFoundError:
             raise UserError(f"{self.path} has no predictions.npz; run `sagekit evaluate {self.path}`.") from None
@@ -132,9 +109,11 @@ class Run:
             raise UserError(f"{file} is damaged ({error}).") from None
         if z is None:
             raise UserError(f"{self.path} has no '{view}' predictions; run `sagekit evaluate {self.path} --ensembling`.")
-        if any(part is not None and (part.ndim != 2 or len(part) != len(labels)) for part in (z, z_v, z_t)):
+        if any(part is not None and (part.ndim != 2 or len(part) != len(labels)) for part in (z, z_v, z_t, classes)):
             raise UserError(f"{file} is damaged: its arrays have different lengths.")
-        return Predictions(labels, z, z_v, z_t, s_v, s_t)
+        if classes is not None and (rest is None or classes.shape != z.shape or len(rest) != len(z)):
+            raise UserError(f"{file} is damaged: its classes do not fit its logits.")
+        return Predictions(labels, z, z_v, z_t, s_v, s_t, classes, rest)
 
     def weights(self, file: str = "weights.safetensors") -> dict[str, Tensor]:
         """The trained tensors."""
@@ -178,9 +157,14 @@ class Run:
         """
         arrays: dict[str, np.ndarray] = {}
         for view, p in views.items():
-            parts = {"z": p.z, "z_v": p.z_v, "z_t": p.z_t}
-            arrays |= {VIEWS[view] + name: (part - part.max(1, keepdims=True)).astype(np.float16)
-                       for name, part in parts.items() if part is not None}
+            prefix, shift = VIEWS[view], np.zeros(len(p.labels))
+            for name, part, scale in (("z", p.z, 1.0), ("z_v", p.z_v, p.s_v), ("z_t", p.z_t, p.s_t)):
+                if part is not None:
+                    largest = part.max(1)
+                    arrays[prefix + name] = (part - largest[:, None]).astype(np.float16)
+                    shift += scale * largest
+            if p.classes is not None and p.rest is not None:
+                arrays |= {prefix + "classes": p.classes, prefix + "rest": (p.rest - shift).astype(np.float32)}
             arrays |= {"labels": p.labels, "scalars": np.array([p.s_v, p.s_t])}
 
         def write(path: Path) -> None:

@@ -11,6 +11,9 @@ import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sagekit import Run
+from sagekit.predictions import reduced
+
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
 PAGES = ("overview", "compare", "images", "what_if", "embeddings", "sweeps", "training", "paper")
 
@@ -184,6 +187,15 @@ def test_without_fit_there_are_no_scalars(many):
     app = opened("what_if", run="lift")
     assert [slider.key for slider in app.slider] == ["tau"]
     assert "no FIT" in shown(app)
+
+
+def test_what_if_says_when_it_is_approximate(many):
+    run = Run(many / "sage")
+    run.write_predictions({"single": reduced(run.predictions(), 6)})
+    app = opened("what_if", run="sage", tau="0.5")
+    assert not app.exception
+    assert "Approximate: each image has only 6 of 48 classes" in app.warning[0].value
+    assert not opened("what_if", run="lift").warning
 
 
 def test_embeddings_measure_the_gap(many):

@@ -1,4 +1,5 @@
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +7,8 @@ import torch
 
 import sagekit as sk
 from sagekit import Run, UserError, mini
+from sagekit.listing import problem
+from sagekit.study import paired
 
 
 @pytest.fixture
@@ -76,3 +79,18 @@ def test_parameters_are_counted(runs, backbone):
         "module": sum(p.numel() for n, p in runs["sage"].weights().items() if n.startswith("adapters")),
         "classifier": 48 * 128, "fit": 2}
     assert sum(runs["zero-shot"].metrics["trainable_parameters"].values()) == 0
+
+
+def test_very_many_classes_are_stored_in_part(copy, monkeypatch):
+    """As if 48 were too many to keep: the metrics stay, the file shrinks, and the listing finds it whole."""
+    size, before = (copy.path / "predictions.npz").stat().st_size, copy.metrics["results"]["single"]
+    module = sys.modules["sagekit.evaluate"]  # the package's attribute of this name is the function
+    monkeypatch.setattr(module, "ALL", 20)
+    monkeypatch.setattr(module, "KEPT", 5)
+    after = sk.evaluate(copy, show=False)["results"]["single"]
+    assert after.pop("calibration_error") == pytest.approx(before.pop("calibration_error"), abs=1e-3)
+    assert after == before
+    assert copy.predictions().classes.shape == (192, 5)
+    assert (copy.path / "predictions.npz").stat().st_size < size / 3
+    assert problem(Run(copy.path)) == ""
+    assert paired([(Run(copy.path), Run(copy.path))], "all")["difference"] == 0

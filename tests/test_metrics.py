@@ -1,20 +1,20 @@
 import numpy as np
 import pytest
 
-from sagekit import metrics
-
-
-def one_hot(predicted, classes, sure=10.0):
-    return sure * np.eye(classes, dtype=np.float32)[predicted]
-
+from sagekit import Predictions, metrics
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
 PREDICTED = np.array([0, 0, 0, 1, 1, 1, 0, 0, 2, 0])
 COUNTS = {"own": np.array([200, 50, 5])}
 
 
+def predicting(classes: np.ndarray) -> Predictions:
+    """Predictions that are sure of ``classes`` (10,)."""
+    return Predictions(LABELS, 10 * np.eye(3, dtype=np.float32)[classes], None, None, 0.0, 0.0)
+
+
 def test_measure_by_hand():
-    m = metrics.measure(one_hot(PREDICTED, 3), LABELS, COUNTS)
+    m = metrics.measure(predicting(PREDICTED), 3, COUNTS)
     assert m["all"]["accuracy"] == pytest.approx(0.6)
     assert m["per_class"] == pytest.approx([0.75, 0.5, 0.5])
     assert [m["groups"]["own"][g]["accuracy"] for g in ("head", "medium", "tail")] == pytest.approx([0.75, 0.5, 0.5])
@@ -27,12 +27,12 @@ def test_measure_by_hand():
 
 
 def test_a_class_that_is_never_right_makes_the_means_zero():
-    m = metrics.measure(one_hot(np.zeros(10, int), 3), LABELS, COUNTS)
+    m = metrics.measure(predicting(np.zeros(10, int)), 3, COUNTS)
     assert m["worst_class"] == m["harmonic_mean"] == m["geometric_mean"] == 0
 
 
 def test_empty_group_has_no_accuracy():
-    m = metrics.measure(one_hot(PREDICTED, 3), LABELS, {"own": np.array([500, 400, 300])})
+    m = metrics.measure(predicting(PREDICTED), 3, {"own": np.array([500, 400, 300])})
     assert m["groups"]["own"]["tail"] == {"accuracy": None, "low": None, "high": None, "images": 0, "classes": 0}
 
 
@@ -47,9 +47,7 @@ def test_interval_agrees_with_resampling():
 
 def test_calibration_error_of_a_known_case():
     """Confidence 0.9 in one bin, right half of the time: the error is 0.4."""
-    logits = np.log(np.tile([0.9, 0.1], (100, 1)))
-    labels = np.repeat([0, 1], 50)
-    assert metrics.calibration_error(logits, labels) == pytest.approx(0.4)
+    assert metrics.calibration_error(np.full(100, 0.9), np.repeat([True, False], 50)) == pytest.approx(0.4)
 
 
 def test_paired_difference():

@@ -1,0 +1,100 @@
+"""Stored logits of a test set: all of them, or with very many classes those that matter.
+
+Up to ``ALL`` classes every logit is kept. With more, an image keeps its ``KEPT`` likeliest classes (by Eq 23) and its true one,
+and of the others only
+
+    r = log sum_j exp(z^_j)        over the classes j that are not kept,
+
+so that predictions and confidences stay as they were. A question that may lift another class to the top (another tau, other
+scalars) then has an approximate answer: the winner is looked for among what was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+ALL = 1000
+KEPT = 128
+
+
+@dataclass
+class Predictions:
+    """Logits of N test images, float32 (N, C), up to a constant an image; ``z_v`` and ``z_t`` are None without FIT.
+
+    Where not all classes are stored the logits are (N, K), ``classes`` int (N, K) says of which, and ``rest`` (N,) is r.
+    """
+
+    labels: np.ndarray
+    z: np.ndarray
+    z_v: np.ndarray | None
+    z_t: np.ndarray | None
+    s_v: float
+    s_t: float
+    classes: np.ndarray | None = None
+    rest: np.ndarray | None = None
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Eq 23: what the run predicts with, of the stored classes."""
+        if self.z_v is None or self.z_t is None:
+            return self.z
+        return self.z + self.s_v * self.z_v + self.s_t * self.z_t
+
+    def named(self, columns: np.ndarray) -> np.ndarray:
+        """The classes (N,) that stand in ``columns`` int (N,)."""
+        return columns if self.classes is None else np.take_along_axis(self.classes, columns[:, None], 1)[:, 0].astype(np.int64)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The likeliest class of each image, int (N,)."""
+        return self.named(self.logits.argmax(1))
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each image is classified right, bool (N,)."""
+        return self.predicted == self.labels
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the predicted class, softmax over all C classes, float (N,)."""
+        logits = self.logits.astype(np.float64)
+        total = logsumexp(logits, axis=1)
+        return np.exp(logits.max(1) - (total if self.rest is None else np.logaddexp(total, self.rest)))
+
+
+def reduced(full: Predictions, most: int) -> Predictions:
+    """``full`` (N, C) with the ``most`` < C likeliest classes of each image; the true one takes the last place if it is not
+    among them."""
+    z = full.logits
+    rows = np.arange(len(z))
+    columns = np.argpartition(-z, most - 1, axis=1)[:, :most]
+    least = np.take_along_axis(z, columns, 1).argmin(1)
+    missing = (columns != full.labels[:, None]).all(1)
+    columns[rows[missing], least[missing]] = full.labels[missing]
+    others = z.astype(np.float64)
+    np.put_along_axis(others, columns, -np.inf, 1)
+
+    def kept(part: np.ndarray | None) -> np.ndarray | None:
+        return None if part is None else np.take_along_axis(part, columns, 1)
+
+    return Predictions(full.labels, np.take_along_axis(full.z, columns, 1), kept(full.z_v), kept(full.z_t), full.s_v, full.s_t,
+                       columns.astype(np.int32), logsumexp(others, axis=1))
+
+
+def joined(parts: Sequence[tuple[np.ndarray, Predictions]]) -> Predictions:
+    """One set of predictions out of parts with their images' places, in the order of these."""
+    order = np.argsort(np.concatenate([places for places, _ in parts]))
+    first = parts[0][1]
+
+    def column(name: str) -> np.ndarray | None:
+        values = [getattr(part, name) for _, part in parts]
+        return None if values[0] is None else np.concatenate(values)[order]
+
+    labels, z = column("labels"), column("z")
+    assert labels is not None
+    assert z is not None
+    return Predictions(labels, z, column("z_v"), column("z_t"), first.s_v, first.s_t, column("classes"), column("rest"))
