@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .adapters import AdaptFormer, SGAdapter, default_bottleneck
 from .backbone import Backbone, load_backbone
@@ -56,6 +57,7 @@ class Model(Classifier):
         self.shares_start = self.tuned is backbone and self.prompts is None  # block 1 is frozen up to its adapter
         self.logit_scale = config.logit_scale
         self.guidance_grad = config.guidance_grad
+        self.checkpointing = config.checkpointing
         self.fit = config.fit
         if config.fit:
             self.s_v = nn.Parameter(torch.tensor(config.fit_init))
@@ -80,7 +82,7 @@ class Model(Classifier):
         tokens = self.tuned.embed(images)
         cold = net.embed(images) if needs_frozen and self.tuned is not net else tokens
         for index in range(last + 1):
-            mid, output, tokens = self.block(index, tokens, guidance, cls_only=index == last)
+            mid, output, tokens = self._run(index, tokens, guidance, index == last)
             if needs_frozen and index == 0 and self.shares_start:
                 cold = mid + output
             elif needs_frozen:
@@ -88,6 +90,11 @@ class Model(Classifier):
                     cold = net.attend(index, cold, cls_only=index == last)
                     cold = cold + net.mlp(index, cold)
         return self.tuned.pool(tokens), net.pool(cold) if needs_frozen else frozen if self.fit else None
+
+    def _run(self, index: int, tokens: Tensor, guidance: Tensor, cls_only: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.block, index, tokens, guidance, cls_only, use_reentrant=False)
+        return self.block(index, tokens, guidance, cls_only)
 
     def block(self, index: int, tokens: Tensor, guidance: Tensor, cls_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Block ``index`` with its module, on ``tokens`` (B, N, d): f~ (after attention), MLP(LN(f~)), and the block's output.

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,28 @@ def _fit(run: Run, model: Classifier, data: DataSet, config: Config, accelerator
             _save_state(run, model, optimizer, state)
             run.write_history(state.history)
             run.log(f"epoch {state.epoch}/{config.epochs}: loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s")
+            _warn_of_waiting(run, row, data, config, progress)
     progress.close()
+
+
+def _warn_of_waiting(run: Run, row: dict[str, float], data: DataSet, config: Config, progress: tqdm[Any]) -> None:
+    """Say so when a fifth of an epoch or more went by without images to work on."""
+    share = row["waiting"] / row["seconds"]
+    if data.train.paths is None or share < 0.2:
+        return
+    text = (f"epoch {int(row['epoch'])}: {100 * share:.0f} % of the time was spent waiting for images to be read; "
+            f"--set workers={2 * config.workers + 2} may help (now {config.workers}), or a faster disk.")
+    run.log(text)
+    progress.write(f"sagekit: {text}", file=sys.stderr)
+
+
+def _timed(batches: Iterator[tuple[Tensor, Tensor]], waited: list[float]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches; ``waited[0]`` becomes the seconds until they were there."""
+    start = time.monotonic()
+    for batch in batches:
+        waited[0] += time.monotonic() - start
+        yield batch
+        start = time.monotonic()
 
 
 def _epoch(wrapped: nn.Module, model: Classifier, optimizer: torch.optim.Optimizer, data: DataSet, config: Config,
@@ -163,9 +186,9 @@ def _epoch(wrapped: nn.Module, model: Classifier, optimizer: torch.optim.Optimiz
     loss = criterion(config, torch.from_numpy(data.class_counts).to(device), epoch, state.class_accuracy)
     total = steps_per_epoch(data.train, config)
     sums, classes = _Sums(epoch), torch.zeros(2, len(data.class_counts), device=device)  # right, seen
-    start, steps = time.monotonic(), 0
-    batches = train_batches(data.train, config, model.image_size, epoch, device, accelerator.process_index,
-                            accelerator.num_processes)
+    start, steps, waited = time.monotonic(), 0, [0.0]
+    batches = _timed(train_batches(data.train, config, model.image_size, epoch, device, accelerator.process_index,
+                                   accelerator.num_processes), waited)
     model.train()
     if isinstance(model, ProCo):
         model.statistics.start_epoch()
@@ -194,7 +217,8 @@ def _epoch(wrapped: nn.Module, model: Classifier, optimizer: torch.optim.Optimiz
             progress.set_postfix(loss=f"{sums.finite_loss():.3f}", lr=f"{lr:.1e}")
     sums.finite_loss()
     seconds = time.monotonic() - start
-    row = {"epoch": epoch + 1, "lr": lr, "seconds": seconds, "images_per_second": steps * config.batch_size / seconds}
+    row = {"epoch": epoch + 1, "lr": lr, "seconds": seconds, "images_per_second": steps * config.batch_size / seconds,
+           "waiting": waited[0]}
     row |= {name: accelerator.reduce(value, "mean").item() for name, value in sums.means().items()}
     right, seen = accelerator.reduce(classes, "sum").cpu()
     return row | ({"s_v": model.s_v.item(), "s_t": model.s_t.item()} if model.fit else {}), right / seen.clamp(min=1)

@@ -87,3 +87,20 @@ def test_load_trained_refuses_other_settings(backbone):
     wide = build_model(small(bottleneck=16), NAMES, backbone)
     with pytest.raises(UserError, match="Check backbone, bottleneck"):
         wide.load_trained(sage.trained(), "x")
+
+
+@pytest.mark.parametrize("module", ["sg", "adaptformer", "vpt-deep", "lora"])
+def test_checkpointing_changes_memory_and_nothing_else(module):
+    """The same gradients, with fewer bytes kept from the forward for the backward pass."""
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        model, held = double(small(module=module, checkpointing=checkpointing)), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, held=held: held.append(t.nbytes) or t, lambda t: t):
+            loss = torch.nn.functional.cross_entropy(model(IMAGES).prediction, torch.tensor([0, 2]))
+        kept.append(sum(held))
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-10, atol=1e-12)
+    assert kept[1] < kept[0] / 3

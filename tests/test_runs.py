@@ -47,7 +47,8 @@ def test_predictions_need_no_model(runs):
 def test_history_has_a_row_an_epoch(runs):
     history = runs["sage"].history
     assert len(history) == 1
-    assert {"epoch", "lr", "seconds", "images_per_second", "loss", "z", "z_v", "z_t", "prediction", "train_accuracy", "s_v",
+    assert {"epoch", "lr", "seconds", "images_per_second", "waiting",
+            "loss", "z", "z_v", "z_t", "prediction", "train_accuracy", "s_v",
             "s_t"} == set(history.columns)
     assert runs["zero-shot"].history.empty
 

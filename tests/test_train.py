@@ -6,11 +6,11 @@ import time
 
 import pytest
 import torch
-from conftest import SMALL, small
+from conftest import SMALL, small, write_images
 
 import sagekit as sk
 from sagekit import UserError
-from sagekit.batches import train_batches
+from sagekit.batches import decode, train_batches
 
 trainer = sys.modules["sagekit.train"]  # the module: sagekit.train itself is the function
 
@@ -216,3 +216,27 @@ def test_two_processes_train_as_one(tmp_path, runs):
         torch.testing.assert_close(two.weights()[name], value, atol=5e-3, rtol=2e-2, msg=name)
     assert len(two.predictions().labels) == 192
     assert json.loads((two.path / "metrics.json").read_text())["test_images"] == 192
+
+
+def test_waiting_for_images_is_measured_and_said(tmp_path, monkeypatch, backbone, capsys):
+    for name in ("plain circle", "plain star"):
+        for split in ("train", "test"):
+            write_images(tmp_path / "photos" / split / name, 8)
+
+    def slow(path):
+        time.sleep(0.2)
+        return decode(path)
+
+    monkeypatch.setattr("sagekit.batches.decode", slow)
+    config = sk.Config.preset("folder", "lift", data_root=tmp_path / "photos", backbone="mini", pretrained="", bottleneck=2,
+                              epochs=1, batch_size=8, test_resize=48, ensemble_margin=6, workers=0)
+    run = sk.train(config, tmp_path / "run", backbone=backbone, show=False)
+    row = run.history.iloc[0]
+    assert 16 * 0.2 <= row["waiting"] <= row["seconds"]
+    assert "spent waiting for images to be read; --set workers=2 may help" in (run.path / "log.txt").read_text()
+    assert "waiting for images" in capsys.readouterr().err
+
+
+def test_images_in_memory_are_not_waited_for(runs):
+    assert (runs["sage"].history["waiting"] < runs["sage"].history["seconds"]).all()
+    assert "waiting" not in (runs["sage"].path / "log.txt").read_text()
