@@ -3,7 +3,10 @@
     python benchmarks/step.py [BATCH] [REPEATS]
 
 The literal step is the paper's text in vectorised form: the guidance repeated for every token, W_proj on every token,
-both branches through every token of every block by open_clip's own blocks.
+both branches through every token of every block by open_clip's own blocks. "plain" is LIFT in the same way.
+
+Memory is what the forward keeps for the backward pass (bytes of distinct saved tensors that are no parameters); "folded" is
+inference of Sage's folded form against an AdaptFormer of the same hidden width.
 """
 
 import sys
@@ -40,6 +43,58 @@ def literal_forward(model: Model, images: torch.Tensor) -> Logits:
     return model.classify(net.pool(tokens), frozen)
 
 
+def plain_forward(model: Model, images: torch.Tensor) -> Logits:
+    net, w_bar = model.backbone, model.guidance()
+    tokens = net.embed(images)
+    for block, adapter in zip(net.blocks, model.adapters, strict=True):
+        mid = tokens + block.attention(block.ln_1(tokens))
+        tokens = mid + block.mlp(block.ln_2(mid)) + adapter(mid, w_bar)
+    return model.classify(net.pool(tokens), None)
+
+
+def kept_bytes(model: Model, images: torch.Tensor) -> int:
+    parameters, seen = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        logits = model(images)
+    del logits
+    return sum(seen.values())
+
+
+def best_of(repeats: int, calls: dict) -> dict[str, float]:
+    """Seconds of each call, the best of ``repeats``; interleaved, so that a slow moment meets all alike."""
+    best = dict.fromkeys(calls, float("inf"))
+    for turn in range(repeats + 1):  # the first round warms up
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def folded(backbone, text: torch.Tensor, images: torch.Tensor, repeats: int) -> None:
+    sage = Model(backbone, text, sk.Config.preset("cifar100-lt-100", fit=False)).eval().fold()
+    width = sage.adapters[0].down.out_features
+    adaptformer = Model(backbone, text, sk.Config.preset("cifar100-lt-100", "lift", bottleneck=width)).eval()
+
+    def inference(model: Model):
+        def run() -> None:
+            with torch.inference_mode():
+                model(images)
+        return run
+
+    best = best_of(repeats, {"AdaptFormer": inference(adaptformer), "folded Sage": inference(sage)})
+    print(f"\nInference, hidden width {width}: AdaptFormer {len(images) / best['AdaptFormer']:.1f} images/s, folded Sage "
+          f"{len(images) / best['folded Sage']:.1f} images/s, {best['AdaptFormer'] / best['folded Sage']:.2f} x")
+
+
 def step_of(model: Model, config: sk.Config, forward, images: torch.Tensor, labels: torch.Tensor):
     optimizer = optimizer_for(model, config)
     loss = criterion(config, torch.arange(100, 0, -1))
@@ -61,22 +116,23 @@ def main(batch: int = 16, repeats: int = 3) -> None:
     lift, sage = Model(backbone, text, lift_config), Model(backbone, text, base)
     steps = {
         "LIFT": step_of(lift, lift_config, lift, images, labels),
+        "LIFT, plain": step_of(lift, lift_config, lambda x: plain_forward(lift, x), images, labels),
         "Sage, literal": step_of(sage, base, lambda x: literal_forward(sage, x), images, labels),
         "Sage, ours": step_of(sage, base, sage, images, labels),
     }
-    best = dict.fromkeys(steps, float("inf"))
-    for turn in range(repeats + 1):  # interleaved, so that a slow moment meets all alike; the first round warms up
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:
-                best[name] = min(best[name], time.perf_counter() - start)
+    best = best_of(repeats, steps)
     literal = best["Sage, literal"]
     print(f"ViT-B/16, random weights, 224 px, batch {batch}, float32, CPU, {torch.get_num_threads()} threads, "
           f"best of {repeats}")
     print("| step | images/s | speed against the literal Sage step | time against LIFT |\n| --- | --- | --- | --- |")
     for name, seconds in best.items():
         print(f"| {name} | {batch / seconds:.1f} | {literal / seconds:.2f} x | {seconds / best['LIFT']:.2f} x |")
+    checkpointed = Model(backbone, text, base.changed(checkpointing=True))
+    models = {"LIFT": lift, "Sage": sage, "Sage, checkpointing": checkpointed}
+    kept = {name: kept_bytes(model, images) for name, model in models.items()}
+    print("\nKept for the backward pass: " + ", ".join(f"{name} {b / 2**20:.0f} MiB ({b / kept['LIFT']:.2f} x LIFT)"
+                                                       for name, b in kept.items()))
+    folded(backbone, text, images, repeats)
 
 
 if __name__ == "__main__":

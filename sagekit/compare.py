@@ -7,6 +7,7 @@ not blur it. Runs on other test images or other groups are refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,24 +36,25 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 
 def table(runs: Sequence[Run], view: str = "single", definition: str = "own") -> pd.DataFrame:
-    """One row a run: name, method, data, seed, then ``all``, ``head``, ``medium``, ``tail`` in percent with the ends of their
-    95 % bootstrap intervals (``all_low``, ...; nan for an empty group), trained parameters and training seconds."""
+    """One row a run, as ``line`` gives it."""
+    return pd.DataFrame([line(run, view, definition) for run in runs])
+
+
+def line(run: Run, view: str = "single", definition: str = "own") -> dict[str, Any]:
+    """A run's name, method, data, seed, then ``all``, ``head``, ``medium``, ``tail`` in percent with the ends of their 95 %
+    bootstrap intervals (``all_low``, ...; nan for an empty group), trained parameters and training seconds."""
     if definition not in DEFINITIONS or view not in VIEWS:
         raise UserError(f"unknown view or groups: '{view}', '{definition}'. Views: {', '.join(VIEWS)}; groups: "
                         f"{', '.join(DEFINITIONS)}.")
-    rows = []
-    for run in runs:
-        if view not in run.metrics["results"]:
-            raise UserError(f"{run.path} was measured without five crops; run `sagekit evaluate {run.path} --ensembling`.")
-        result = run.metrics["results"][view]
-        row = {"run": run.name, "method": run.config.method, "data": run.metrics["data"], "seed": run.config.seed}
-        for group in group_names():
-            cell = result["all"] if group == "all" else result["groups"][definition][group]
-            row |= {group + end: np.nan if cell[key] is None else 100 * cell[key]
-                    for end, key in (("", "accuracy"), ("_low", "low"), ("_high", "high"))}
-        row |= {"parameters": sum(run.metrics["trainable_parameters"].values()), "seconds": run.metrics["train_seconds"]}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    if view not in run.metrics["results"]:
+        raise UserError(f"{run.path} was measured without five crops; run `sagekit evaluate {run.path} --ensembling`.")
+    result = run.metrics["results"][view]
+    row = {"run": run.name, "method": run.config.method, "data": run.metrics["data"], "seed": run.config.seed}
+    for group in group_names():
+        cell = result["all"] if group == "all" else result["groups"][definition][group]
+        row |= {group + end: np.nan if cell[key] is None else 100 * cell[key]
+                for end, key in (("", "accuracy"), ("_low", "low"), ("_high", "high"))}
+    return row | {"parameters": sum(run.metrics["trainable_parameters"].values()), "seconds": run.metrics["train_seconds"]}
 
 
 def differences(base: Run, other: Run, view: str = "single", definition: str = "own") -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .compare import table
+from . import compare
 from .errors import UserError
 from .longtail import DEFINITIONS
 from .metrics import group_names
@@ -77,7 +77,7 @@ def problem(run: Run) -> str:
             raise UserError(f"{run.path / 'history.csv'} is damaged: columns are missing.")
         if run.finished:
             for definition in DEFINITIONS:
-                table([run], definition=definition)
+                compare.line(run, definition=definition)
             _check_shapes(run)
     except UserError as error:
         return str(error)
@@ -138,7 +138,7 @@ def row(path: Path) -> dict[str, object]:
              "parameters": sum(metrics["trainable_parameters"].values()), "seconds": metrics["train_seconds"]}
     for view in metrics["results"]:
         for definition in DEFINITIONS:
-            found = table([run], view, definition).iloc[0]
+            found = compare.line(run, view, definition)
             line |= {f"{view}/{definition}/{g}{end}": found[g + end] for g in group_names() for end in ("", "_low", "_high")}
     return line
 
