@@ -127,3 +127,14 @@ def test_a_point_shows_its_image(page, address):
             break
     assert page.locator("#vg-tooltip-element.visible img").first.get_attribute("src").startswith("data:image/jpeg")
     page.screenshot(path=SHOTS / "hover.png")
+
+
+def test_figures_and_tables_download(page, address, tmp_path):
+    visit(page, f"{address}/?folder=runs")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    page.wait_for_selector(DONE)
+    for kind, start in (("CSV", "run,method,seed"), ("SVG", "<svg")):
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=kind, exact=True).first.click()
+        waiting.value.save_as(tmp_path / kind)
+        assert (tmp_path / kind).read_text().startswith(start)
