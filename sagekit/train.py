@@ -167,7 +167,8 @@ def _warn_of_waiting(run: Run, row: dict[str, float], data: DataSet, config: Con
     text = (f"epoch {int(row['epoch'])}: {100 * share:.0f} % of the time was spent waiting for images to be read; "
             f"--set workers={2 * config.workers + 2} may help (now {config.workers}), or a faster disk.")
     run.log(text)
-    progress.write(f"sagekit: {text}", file=sys.stderr)
+    if not progress.disable:
+        progress.write(f"sagekit: {text}", file=sys.stderr)
 
 
 def _timed(batches: Iterator[tuple[Tensor, Tensor]], waited: list[float]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -230,7 +230,7 @@ def test_waiting_for_images_is_measured_and_said(tmp_path, monkeypatch, backbone
     monkeypatch.setattr("sagekit.batches.decode", slow)
     config = sk.Config.preset("folder", "lift", data_root=tmp_path / "photos", backbone="mini", pretrained="", bottleneck=2,
                               epochs=1, batch_size=8, test_resize=48, ensemble_margin=6, workers=0)
-    run = sk.train(config, tmp_path / "run", backbone=backbone, show=False)
+    run = sk.train(config, tmp_path / "run", backbone=backbone)
     row = run.history.iloc[0]
     assert 16 * 0.2 <= row["waiting"] <= row["seconds"]
     assert "spent waiting for images to be read; --set workers=2 may help" in (run.path / "log.txt").read_text()
