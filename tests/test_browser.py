@@ -135,6 +135,6 @@ def test_figures_and_tables_download(page, address, tmp_path):
     page.wait_for_selector(DONE)
     for kind, start in (("CSV", "run,method,seed"), ("SVG", "<svg")):
         with page.expect_download() as waiting:
-            page.get_by_role("button", name=kind, exact=True).first.click()
+            page.locator('[data-testid="stDownloadButton"] button', has_text=kind).first.click()
         waiting.value.save_as(tmp_path / kind)
         assert (tmp_path / kind).read_text().startswith(start)
