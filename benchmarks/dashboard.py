@@ -25,13 +25,13 @@ from playwright.sync_api import Page, sync_playwright
 from sagekit import Config, Run
 from sagekit.longtail import profile
 from sagekit.metrics import measure
+from sagekit.plots import browser
 from sagekit.predictions import Predictions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
-from served import browser, served
+from served import DONE, served
 
 RUNS, IMAGES, CLASSES = 200, 10_000, 100
-DONE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 
 def make_runs(folder: Path) -> None:

@@ -19,15 +19,9 @@ from sagekit.datasets import Split
 A_CLASS = 12  # images of each class and split that are shown at most
 
 
-def _sample(split: Split) -> Split:
-    """The first images of each class: the order in a data set is random within a class."""
-    places = [torch.nonzero(split.labels == c)[:A_CLASS, 0] for c in torch.unique(split.labels)]
-    return split.take(torch.cat(places))
-
-
 def _splits(run: shared.Run) -> dict[str, Split]:
     data = shared.data(run)
-    return {"test": _sample(data.test), "training": _sample(data.train)}
+    return {"test": data.test.first_of_each(A_CLASS), "training": data.train.first_of_each(A_CLASS)}
 
 
 @st.cache_data(max_entries=8, show_spinner="Computing features of training and test images ...")

@@ -1,7 +1,6 @@
-"""The dashboard as a process, and a browser for it: for its tests and its benchmark."""
+"""The dashboard as a process: for its tests and its benchmark."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,11 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-
-
-def browser() -> str | None:
-    """The machine's Chromium, if it has one."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DONE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+"""What a page shows when its script has ended."""
 
 
 @contextmanager

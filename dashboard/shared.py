@@ -6,7 +6,6 @@ time and size of a run's files, and bounded.
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -147,9 +146,9 @@ def choice(place: Any, label: str, options: Sequence[str], key: str, **settings:
     return place.segmented_control(label, list(options), default=options[0], key=key, required=True, **LINK, **settings)
 
 
-def view_and_groups(views: Sequence[str], place: Any = st) -> tuple[str, str]:
+def view_and_groups(views: Sequence[str]) -> tuple[str, str]:
     """How the test images were shown, and which definition of head / medium / tail."""
-    left, right = place.columns(2)
+    left, right = st.columns(2)
     view = choice(left, "Test view", list(views), "view", format_func=VIEW_NAMES.get)
     about = "; ".join(f"{name}: {text}" for name, text in DEFINITIONS.items())
     definition = choice(right, "Groups by", list(DEFINITIONS), "groups", help=about,
@@ -187,7 +186,7 @@ def figure(drawn: go.Figure, name: str, numbers: pd.DataFrame | None = None, str
     with st.container(horizontal=True):
         if numbers is not None:
             csv(numbers, name)
-        if find_spec("kaleido") and any(shutil.which(b) for b in ("chromium", "chromium-browser", "google-chrome")):
+        if find_spec("kaleido") and plots.browser():
             st.download_button("SVG", lambda: drawn.to_image("svg"), f"{name}.svg", "image/svg+xml", key=f"svg-{name}",
                                type="tertiary", icon=":material/download:", on_click="ignore")
 
@@ -205,9 +204,9 @@ def csv(frame: pd.DataFrame, name: str) -> None:
                        icon=":material/download:", on_click="ignore")
 
 
-def percent(label: str, **settings: Any) -> Any:
+def percent(label: str) -> Any:
     """A column of percentages."""
-    return st.column_config.NumberColumn(label, format="%.1f", **settings)
+    return st.column_config.NumberColumn(label, format="%.1f")
 
 
 def accuracies() -> dict[str, Any]:

@@ -6,7 +6,9 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
-from served import ROOT, browser, served
+from served import ROOT, served
+
+from sagekit.plots import browser
 
 with served(ROOT / "runs") as address, sync_playwright() as started:
     chromium = started.chromium.launch(executable_path=browser(), args=["--no-sandbox"])

@@ -120,9 +120,8 @@ def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         config = run.config
-        start = config.preset(config.preset_name, config.method).model_dump()
-        changes = {k: v for k, v in config.model_dump().items() if v != start[k] and k not in ("seed", *MACHINE_SETTINGS)}
-        name = ", ".join([f"{config.preset_name} {config.method}", *(f"{k}={v}" for k, v in changes.items())])
+        changes = [f"{k}={v}" for k, v in config.changes().items() if k not in MACHINE_SETTINGS]
+        name = ", ".join([f"{config.preset_name} {config.method}", *changes])
         found.setdefault(name, []).append(run)
     return {name: sorted(found[name], key=lambda run: (run.config.seed, run.name)) for name in sorted(found)}
 

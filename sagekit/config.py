@@ -164,11 +164,14 @@ class Config(BaseModel):
         """Every setting as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
+    def changes(self) -> dict[str, Any]:
+        """The settings, but for the seed, that are not those of its preset and method."""
+        start = self.preset(self.preset_name, self.method).model_dump(mode="json")
+        return {k: v for k, v in self.model_dump(mode="json").items() if v != start[k] and k != "seed"}
+
     def command(self, out: Path) -> str:
         """The command line that continues this configuration's run in ``out``, or starts it there."""
-        start = self.preset(self.preset_name, self.method).model_dump(mode="json")
-        changes = {k: v for k, v in self.model_dump(mode="json").items() if v != start[k] and k not in ("seed", "preset_name")}
-        sets = [f"--set {shlex.quote(f'{key}={yaml_value(value)}')}" for key, value in changes.items()]
+        sets = [f"--set {shlex.quote(f'{key}={yaml_value(value)}')}" for key, value in self.changes().items()]
         return " ".join(["sagekit train --resume", f"--out {shlex.quote(str(out))}", f"--preset {self.preset_name}",
                          f"--method {self.method}", f"--seed {self.seed}", *sets])
 

@@ -37,6 +37,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first_of_each(self, count: int) -> Split:
+        """The first ``count`` images of each class, in the split's order; fewer where a class has fewer."""
+        return self.take(torch.cat([torch.nonzero(self.labels == c)[:count, 0] for c in torch.unique(self.labels)]))
+
     def take(self, index: Tensor) -> Split:
         """The images at the places ``index`` int (n,), in that order."""
         return Split(self.labels[index], None if self.images is None else self.images[index],

@@ -49,12 +49,16 @@ def darkened(figure: go.Figure) -> go.Figure:
     return go.Figure(pio.from_json(text)).update_layout(template="sagekit-dark")
 
 
+def browser() -> str | None:
+    """The machine's Chromium, with which a figure's still is drawn, if it has one."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 def use_notebook() -> None:
     """Show figures interactively, with a still beside them (for GitHub) where a browser can draw one, and let a cell that fails
     for a reason of the user's say so in one line."""
     show_one_line()
-    browser = any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
-    pio.renderers.default = "plotly_mimetype+png" if browser else "plotly_mimetype"
+    pio.renderers.default = "plotly_mimetype+png" if browser() else "plotly_mimetype"
 
 
 def _figure(title: str, x: str, y: str, height: int = 380, width: int = 760) -> go.Figure:

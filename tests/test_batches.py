@@ -112,3 +112,10 @@ def test_files_are_taken_by_place(tmp_path):
     paths = write_images(tmp_path, 3)
     split = Split(torch.tensor([0, 1, 2]), paths=paths).take(torch.tensor([2, 0]))
     assert (split.labels.tolist(), split.paths, split.masks) == ([2, 0], [paths[2], paths[0]], None)
+
+
+def test_the_first_images_of_each_class():
+    split = Split(torch.tensor([1, 0, 1, 1, 2]), torch.arange(5).view(5, 1, 1, 1))
+    first = split.first_of_each(2)
+    assert first.labels.tolist() == [0, 1, 1, 2]
+    assert first.images.flatten().tolist() == [1, 0, 2, 4]

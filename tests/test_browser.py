@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sagekit.plots import browser as browser_path
+
 served = pytest.importorskip("served")
 playwright = pytest.importorskip("playwright.sync_api")
 
 SHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 PAGES = ("", "compare", "images", "what_if", "embeddings", "sweeps", "training", "paper")
-DONE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+DONE = served.DONE
 KNOWN = "the server responded with a status of 404"
 """Streamlit looks for its health page below every page's own address first, and then at the top."""
 
-pytestmark = pytest.mark.skipif(served.browser() is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+pytestmark = pytest.mark.skipif(browser_path() is None, reason="no Chromium on this machine (Debian: apt install chromium)")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def address(runs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=served.browser(), args=["--no-sandbox"])
+        chromium = started.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
         yield chromium
         chromium.close()
 
