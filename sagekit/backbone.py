@@ -5,6 +5,9 @@ One block (Eq 2-4), with pre-LN understood:
     f~ = MSA(LN_1(f)) + f            ``attend``
     f' = MLP(LN_2(f~)) + f~          ``mlp`` returns MLP(LN_2(f~)) alone
 
+The quick GELU x sigmoid(1.702 x) of OpenAI's weights is SiLU(1.702 x) / 1.702: one kernel and one kept tensor in place of three
+and two, with 1.702 taken into the weights, which are smaller than the tokens.
+
 The feature is f = LN_post(CLS token) in R^d, before the projection P (d x e) into the shared space. Text features are
 mapped back, w = normalise(t P^T), so that classifier, guidance and features share R^d (finding 8).
 """
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
+QUICK = 1.702
+"""Of the quick GELU."""
 
 
 class Backbone(nn.Module):
@@ -42,6 +47,8 @@ class Backbone(nn.Module):
     std: Tensor
 
     def __init__(self, clip: nn.Module, tokenizer: Tokenizer, name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+        from open_clip.transformer import QuickGELU  # slow to import
+
         super().__init__()
         self.visual = _plain_vit(clip, name)
         self.clip = clip.eval().requires_grad_(False)
@@ -52,6 +59,7 @@ class Backbone(nn.Module):
         self.layers = len(self.blocks)
         self.heads = self.blocks[0].attn.num_heads
         self.image_size = int(self.visual.image_size[0])
+        self.quick_gelu = isinstance(self.blocks[0].mlp.gelu, QuickGELU)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -92,7 +100,12 @@ class Backbone(nn.Module):
     def mlp(self, index: int, tokens: Tensor) -> Tensor:
         """MLP(LN_2(f~)) of block ``index``; the shape of ``tokens``, without the residual."""
         block = self.blocks[index]
-        return block.mlp(block.ln_2(tokens))
+        if not self.quick_gelu:
+            return block.mlp(block.ln_2(tokens))
+        into, out = block.mlp.c_fc, block.mlp.c_proj
+        hidden = F.linear(block.ln_2(tokens), QUICK * into.weight, QUICK * into.bias)
+        hidden = F.silu(hidden, inplace=not hidden.requires_grad)
+        return F.linear(hidden, out.weight / QUICK, out.bias)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """The feature f (B, d): LN_post of the CLS token of the last block's output (B, N, d)."""

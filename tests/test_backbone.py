@@ -27,6 +27,24 @@ def test_vit_b_16_blocks_are_open_clip_s_encoder():
     torch.testing.assert_close(net.mean.flatten(), torch.tensor(open_clip.OPENAI_DATASET_MEAN))
 
 
+def test_quick_gelu_by_silu_is_open_clip_s_mlp():
+    """Value and gradients in float64, with the weights trained too, and without gradients (in place)."""
+    vision, text = open_clip.CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=16), open_clip.CLIPTextCfg(
+        context_length=8, vocab_size=20, width=16, heads=2, layers=1)
+    torch.manual_seed(0)
+    clip = open_clip.CLIP(8, vision, text, quick_gelu=True).double()
+    net = Backbone(clip, lambda texts: torch.zeros(len(texts), 8, dtype=torch.long), "tiny", (0.5,) * 3, (0.5,) * 3)
+    block = net.blocks[1].requires_grad_()
+    tokens = torch.randn(3, 5, 32, dtype=torch.float64, requires_grad=True)
+    wanted = [tokens, *block.mlp.parameters(), *block.ln_2.parameters()]
+    ours, theirs = net.mlp(1, tokens), block.mlp(block.ln_2(tokens))
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(*(torch.autograd.grad(y.square().sum(), wanted) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        torch.testing.assert_close(net.mlp(1, tokens), theirs)
+
+
 def test_bytes_and_fractions_are_the_same_image(backbone):
     pixels = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
     torch.testing.assert_close(backbone.embed(pixels), backbone.embed(pixels / 255))
