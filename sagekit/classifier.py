@@ -32,6 +32,19 @@ class Classifier(nn.Module):
     s_v: Tensor
     s_t: Tensor
 
+    def features(self, images: Tensor, frozen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The trained feature (B, d) and, where logits need it, the frozen one (B, d), of ``images`` (B, 3, H, W), uint8 or
+        float in 0..1. ``frozen`` says the latter where it is known already."""
+        raise NotImplementedError
+
+    def classify(self, feature: Tensor, frozen: Tensor | None) -> Logits:
+        """Logits of what ``features`` gave."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, frozen: Tensor | None = None) -> Logits:
+        """Logits of ``images``; the arguments of ``features``."""
+        return self.classify(*self.features(images, frozen))
+
     def trained(self) -> dict[str, Tensor]:
         """What training changes, by name: the content of a run's ``weights.safetensors``."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}

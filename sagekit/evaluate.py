@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from . import frozen
 from .backbone import Backbone, load_backbone
 from .batches import evaluation_batches
-from .classifier import Classifier
+from .classifier import Classifier, Logits
 from .config import SCRATCH, Config
 from .datasets import DataSet, Split, load_data
 from .devices import accelerator_for, measuring_precision
-from .frozen import frozen_features
 from .metrics import measure
 from .model import Model, build_classifier
 from .predictions import ALL, KEPT, Predictions, joined, reduced
@@ -35,40 +35,52 @@ def predict(model: Classifier, split: Split, config: Config, accelerator: Accele
             show: bool = True) -> Predictions:
     """Logits of every image of ``split``, in order; with several processes each computes a share.
 
-    Five crops are averaged logit by logit, z, z_v and z_t alike. Frozen features of images in memory are computed once for all
-    runs (``frozen``).
+    Five crops are averaged logit by logit, z, z_v and z_t alike. Frozen features are computed once for all runs (``frozen``).
     """
     device, processes = accelerator.device, accelerator.num_processes
     batches = evaluation_batches(split, config, model.image_size, device, ensembling,
                                  accelerator.process_index, processes)
     model.eval()
-    known = _frozen(model, split, config, accelerator, ensembling)
+    place = _place(model, split, config, device, ensembling)
+    known = None if place is None else frozen.read(place, len(split))
     scalars = (model.s_v.item(), model.s_t.item()) if model.fit else (0.0, 0.0)
     parts = []
     progress = bar(total=len(split), what="test, five crops" if ensembling else "test",
                    show=show and accelerator.is_main_process)
     for crops, index in batches:
-        with measuring_precision(config, device):
-            logits = [model(crop) if known is None else model(crop, known[index, view].to(device))
-                      for view, crop in enumerate(crops)]
-        z_v, z_t = (None if part[0] is None else _mean(part) for part in zip(*(views[1:3] for views in logits), strict=True))
-        found = Predictions(split.labels[index].numpy(), _mean([views.z for views in logits]), z_v, z_t, *scalars)
-        parts.append((index.numpy(), reduced(found, KEPT) if found.z.shape[1] > ALL else found))
+        views = [_view(model, crop, None if known is None else known[index, view].to(device), config)
+                 for view, crop in enumerate(crops)]
+        logits = [logits for logits, _ in views]
+        z_v, z_t = (None if part[0] is None else _mean(part) for part in zip(*(one[1:3] for one in logits), strict=True))
+        found = Predictions(split.labels[index].numpy(), _mean([one.z for one in logits]), z_v, z_t, *scalars)
+        new = None if place is None or known is not None else torch.stack([zs for _, zs in views], 1).cpu()
+        parts.append((index, reduced(found, KEPT) if found.z.shape[1] > ALL else found, new))
         progress.update(len(index) * processes)
     progress.close()
-    return joined(gather_object(parts))
+    parts = gather_object(parts)
+    if place is not None and known is None and accelerator.is_main_process:
+        frozen.write(place, [(index, new) for index, _, new in parts])
+    return joined([(index.numpy(), found) for index, found, _ in parts])
+
+
+def _view(model: Classifier, images: Tensor, known: Tensor | None, config: Config) -> tuple[Logits, Tensor]:
+    """Logits of one view, and the frozen feature (the feature itself where nothing else is frozen), in float32: the head too,
+    as bf16 would round a logit of 8 by 0.03 and make draws of the nearest ones."""
+    with measuring_precision(config, images.device):
+        feature, zs = model.features(images, known)
+    feature, zs = feature.float(), None if zs is None else zs.float()
+    return model.classify(feature, zs), feature if zs is None else zs
 
 
 def _mean(views: Sequence[Tensor]) -> np.ndarray:
     return torch.stack(list(views)).float().mean(0).cpu().numpy()
 
 
-def _frozen(model: Classifier, split: Split, config: Config, accelerator: Accelerator, ensembling: bool) -> Tensor | None:
-    """f^zs of the split, where the model needs it and the images are in memory."""
-    if not isinstance(model, Model) or not (model.fit or model.frozen_alone) or split.images is None:
+def _place(model: Classifier, split: Split, config: Config, device: torch.device, ensembling: bool) -> Path | None:
+    """Where f^zs of the split is kept, if the model needs it."""
+    if not isinstance(model, Model) or not (model.fit or model.frozen_alone):
         return None
-    with accelerator.main_process_first():
-        return frozen_features(model.backbone, split, config, accelerator.device, ensembling)
+    return frozen.place(model.backbone, split, config, device, ensembling)
 
 
 def record(run: Run, model: Classifier, data: DataSet, config: Config, accelerator: Accelerator, ensembling: bool,

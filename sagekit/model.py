@@ -121,10 +121,6 @@ class Model(Classifier):
         z_t = self.logit_scale * f @ self.text.T
         return Logits(z, z_v, z_t, z + self.s_v * z_v + self.s_t * z_t)
 
-    def forward(self, images: Tensor, frozen: Tensor | None = None) -> Logits:
-        """Logits of ``images`` (B, 3, H, W), uint8 or float in 0..1; ``frozen`` as in ``features``."""
-        return self.classify(*self.features(images, frozen))
-
     def parameter_counts(self) -> dict[str, int]:
         """Trained parameters: the module's in all blocks, classifier rows, FIT scalars."""
         rows, scalars = self.classifier.numel(), 2 if self.fit else 0

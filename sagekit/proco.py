@@ -96,11 +96,12 @@ class ProCo(Scratch):
         self.projection = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, DIMENSION))
         self.statistics = Statistics(classes)
 
-    def forward(self, images: Tensor) -> Logits:
-        """Logits of ``images`` (B, 3, H, W), and in training their unit vectors u (B, p)."""
-        feature = self.features(images)
-        z = self.classify(feature)
-        return Logits(z, None, None, z, F.normalize(self.projection(feature).float(), dim=-1) if self.training else None)
+    def classify(self, feature: Tensor, frozen: Tensor | None = None) -> Logits:
+        """Logits of features (B, 64), and in training their unit vectors u (B, p)."""
+        logits = super().classify(feature)
+        if not self.training:
+            return logits
+        return logits._replace(embedding=F.normalize(self.projection(feature).float(), dim=-1))
 
 
 def proco_loss(logits: Logits, target: Tensor, loss: Loss, statistics: Statistics) -> dict[str, Tensor]:

@@ -65,21 +65,18 @@ class Scratch(Classifier):
         self.logit_scale = config.logit_scale if config.head == "cosine" else None
         self.to(memory_format=torch.channels_last)
 
-    def features(self, images: Tensor) -> Tensor:
-        """f (B, 64) of ``images`` (B, 3, H, W), uint8 or float in 0..1."""
+    def features(self, images: Tensor, frozen: Tensor | None = None) -> tuple[Tensor, None]:
+        """f (B, 64) of ``images`` (B, 3, H, W), uint8 or float in 0..1. There is no frozen model."""
         pixels = images / 255 if images.dtype == torch.uint8 else images
         x = ((pixels - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-        return self.blocks(F.relu(self.norm(self.stem(x)))).mean((2, 3))
+        return self.blocks(F.relu(self.norm(self.stem(x)))).mean((2, 3)), None
 
-    def classify(self, feature: Tensor) -> Tensor:
+    def classify(self, feature: Tensor, frozen: Tensor | None = None) -> Logits:
         """z (B, C) of features (B, 64)."""
         if self.logit_scale is None:
-            return self.classifier(feature)
-        return self.logit_scale * F.normalize(feature, dim=-1) @ F.normalize(self.classifier.weight, dim=-1).T
-
-    def forward(self, images: Tensor) -> Logits:
-        """Logits of ``images`` (B, 3, H, W)."""
-        z = self.classify(self.features(images))
+            z = self.classifier(feature)
+        else:
+            z = self.logit_scale * F.normalize(feature, dim=-1) @ F.normalize(self.classifier.weight, dim=-1).T
         return Logits(z, None, None, z)
 
     def trained(self) -> dict[str, Tensor]:

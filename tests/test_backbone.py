@@ -29,8 +29,8 @@ def test_vit_b_16_blocks_are_open_clip_s_encoder():
 
 def test_quick_gelu_by_silu_is_open_clip_s_mlp():
     """Value and gradients in float64, with the weights trained too, and without gradients (in place)."""
-    vision, text = open_clip.CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=16), open_clip.CLIPTextCfg(
-        context_length=8, vocab_size=20, width=16, heads=2, layers=1)
+    vision = open_clip.CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=16)
+    text = open_clip.CLIPTextCfg(context_length=8, vocab_size=20, width=16, heads=2, layers=1)
     torch.manual_seed(0)
     clip = open_clip.CLIP(8, vision, text, quick_gelu=True).double()
     net = Backbone(clip, lambda texts: torch.zeros(len(texts), 8, dtype=torch.long), "tiny", (0.5,) * 3, (0.5,) * 3)

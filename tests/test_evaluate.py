@@ -4,9 +4,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from conftest import small
 
 import sagekit as sk
 from sagekit import Run, UserError, mini
+from sagekit.evaluate import predict
 from sagekit.listing import problem
 from sagekit.study import paired
 
@@ -94,3 +97,12 @@ def test_very_many_classes_are_stored_in_part(copy, monkeypatch):
     assert (copy.path / "predictions.npz").stat().st_size < size / 3
     assert problem(Run(copy.path)) == ""
     assert paired([(Run(copy.path), Run(copy.path))], "all")["difference"] == 0
+
+
+def test_with_bf16_the_head_stays_in_float32(data, backbone, runs):
+    """Logits that only bf16 could hold would tie: of two at 8, the nearest ones are 0.03 apart."""
+    model = sk.load_model(runs["sage"], data.class_names, backbone)
+    half, full = (predict(model, data.test, small(precision=p), Accelerator(cpu=True), show=False) for p in ("bf16", "fp32"))
+    assert (half.z != torch.from_numpy(half.z).bfloat16().float().numpy()).mean() > 0.9
+    assert abs(half.z - full.z).max() < 0.5
+    assert (half.predicted == full.predicted).mean() > 0.95

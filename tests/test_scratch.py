@@ -36,7 +36,7 @@ def test_a_stage_s_first_block_by_plain_code():
 def test_a_cosine_head_is_bounded_by_its_scale():
     model = Scratch(5, scratch(head="cosine")).eval()
     feature = 100 * torch.randn(7, 64)
-    z = model.classify(feature)
+    z = model.classify(feature).z
     torch.testing.assert_close(z, 25 * F.cosine_similarity(feature[:, None], model.classifier.weight[None], dim=-1))
 
 
