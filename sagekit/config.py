@@ -24,7 +24,7 @@ Loss = Literal["ce", "focal", "class-balanced", "cdb", "la", "ldam", "ldam-drw",
 COSINE_LOSSES = ("ldam", "ldam-drw", "kps", "dbm")
 """Losses that are defined on cosines, and so need a cosine classifier and no feature interchange."""
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same safe subset, ten times as fast where PyYAML has its C part
-MACHINE_SETTINGS = ("device", "workers", "data_root", "checkpointing")
+MACHINE_SETTINGS = ("device", "workers", "data_root", "checkpointing", "compile")
 """What may differ when a run is resumed: where it runs, not what it computes."""
 SCRATCH = "resnet32"
 """The backbone that is trained from scratch (Table 7)."""
@@ -110,6 +110,7 @@ class Config(BaseModel):
     device: str = Field("auto", pattern="^(auto|cpu|cuda|mps)$")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the machine computes it fast")
     checkpointing: bool = Field(False, description="compute each block again in the backward pass: less memory, more time")
+    compile: bool = Field(False, description="torch.compile the training step: a minute at the start, faster steps after it")
     workers: int = Field(2, ge=0, description="processes that decode images (lists and folders)")
 
     @model_validator(mode="after")

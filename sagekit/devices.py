@@ -43,6 +43,19 @@ def measuring_precision(config: Config, device: torch.device) -> contextlib.Abst
 
 
 @contextlib.contextmanager
+def compiler_explained() -> Iterator[None]:
+    """Turn what ``torch.compile`` raises where it has no compiler into a ``UserError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"compile=true did not work here ({reason[:120]}); it needs a C++ compiler, and Triton on a GPU. "
+                        "Without it: --resume --set compile=false.") from error
+
+
+@contextlib.contextmanager
 def autocast(device: torch.device) -> Iterator[None]:
     """bf16 products on ``device``. On a CPU with plain attention: the backward pass of the fused one is several times slower
     at 37 tokens (the mini CLIP's)."""

@@ -31,7 +31,7 @@ from .batches import steps_per_epoch, train_batches
 from .classifier import Classifier, Logits
 from .config import MACHINE_SETTINGS, Config
 from .datasets import DataSet, load_data
-from .devices import accelerator_for, training_precision
+from .devices import accelerator_for, compiler_explained, training_precision
 from .errors import UserError
 from .evaluate import record
 from .files import write_atomic
@@ -107,7 +107,10 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
         run.write_config(config)
         run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
                 f"process(es), device {accelerator.device}")
-    _fit(run, model, data, config, accelerator, show)
+    if config.compile:
+        model.compile()
+    with compiler_explained():
+        _fit(run, model, data, config, accelerator, show)
     if accelerator.is_main_process and config.method != "zero-shot":
         run.write_weights(model.trained(), model.name, data.class_names)
     accelerator.wait_for_everyone()
