@@ -1,7 +1,9 @@
-"""Shared by the mini-world benchmarks: rows of runs over seeds, and their Markdown table."""
+"""Shared by the benchmarks: rows of runs over seeds, their Markdown table, and seconds of a call."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +49,13 @@ def _cell(values: np.ndarray) -> str:
 def markdown(frame: pd.DataFrame) -> str:
     lines = ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * len(frame.columns)]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in frame.to_numpy()])
+
+
+def best(call: Callable[[], object], repeats: int = 5) -> float:
+    """Seconds of the fastest of some calls, the first left out."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

@@ -8,25 +8,21 @@ and the share of it are assumptions, not measurements.
 
 from __future__ import annotations
 
-import io
-import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from common import markdown
-from PIL import Image
+from common import best, markdown
+from reading import picture
 from torch.utils.flop_counter import FlopCounterMode
 
 import sagekit as sk
-from sagekit import counting, views
+from sagekit import counting, photos
 from sagekit.adapters import default_bottleneck
 from sagekit.backbone import load_backbone
-from sagekit.batches import decode_upload
 from sagekit.files import write_text
 from sagekit.losses import criterion, interchange_loss
 from sagekit.model import Model
@@ -39,16 +35,6 @@ H200 = 989e12
 SHARE = 0.45
 """Of that rate: the goal, an assumption."""
 IMAGES, EPOCHS, TEST = 437_513, 20, 24_426  # iNaturalist 2018
-
-
-def best(call: Callable[[], object], repeats: int = 5) -> float:
-    """Seconds of the fastest of some calls, the first left out."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
 
 
 def by_classes(backbone: sk.Backbone) -> pd.DataFrame:
@@ -96,17 +82,17 @@ def forward_operations(backbone: sk.Backbone) -> float:
     return counter.get_total_flops()
 
 
-def images_read(size: tuple[int, int] = (500, 375)) -> tuple[float, float]:
+def images_read(size: tuple[int, int] = (800, 600)) -> tuple[float, float]:
     """Images a second that one core decodes and crops for training, and the kB of the JPEG that it was tried on."""
-    file = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 255, (size[1] // 3, size[0] // 3, 3), dtype=np.uint8)
-    Image.fromarray(noise).resize(size).save(file, "JPEG", quality=90)
-    view, content = views.photo_train_view(224, sk.Config.preset("inat2018")), file.getvalue()
-    threads = torch.get_num_threads()
+    config, threads = sk.Config.preset("inat2018"), torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds = best(lambda: [view(decode_upload(content, "a.jpg")) for _ in range(20)]) / 20
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.jpg"
+        picture(*size).save(path, quality=90)
+        seconds = best(lambda: [photos.train_view(path, 224, config, torch.Generator().manual_seed(n)) for n in range(20)]) / 20
+        kilobytes = path.stat().st_size / 1e3
     torch.set_num_threads(threads)
-    return 1 / seconds, len(content) / 1e3
+    return 1 / seconds, kilobytes
 
 
 PAGE = """# How cost grows
@@ -146,7 +132,7 @@ operations = {total:.1e}.
 {devices}
 
 Assumed: {rate:.0f}e12 operations a second (NVIDIA's figure for bf16), of which {share:.0%} are reached (a goal), perfect
-scaling over devices, and images of 500 x 375 px, of which one core of this machine decodes and crops {read:.0f} a second
+scaling over devices, and images of 800 x 600 px, of which one core of this machine decodes and crops {read:.0f} a second
 (measured on a made-up JPEG of {kilobytes:.0f} kB). Gradients of one step are {gradients:.0f} MB (float32), to be summed
 over devices. With fewer cores than that the reading decides how long a run takes, and the run says so (`waiting` in
 `history.csv`).

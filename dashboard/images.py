@@ -9,7 +9,8 @@ from torch import Tensor
 
 import sagekit as sk
 from sagekit import attention, compare, plots, views
-from sagekit.batches import UPLOAD_LIMIT, decode_upload, single_views
+from sagekit.batches import single_views
+from sagekit.photos import UPLOAD_LIMIT, decode_upload
 from sagekit.runs import Run
 
 MOST = 8

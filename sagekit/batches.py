@@ -7,18 +7,16 @@ out, so that every step has the same size.
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from . import views
+from . import photos, views
 from .config import Config
 from .datasets import Split
 from .errors import UserError
@@ -69,15 +67,13 @@ def evaluation_batches(split: Split, config: Config, size: int, device: torch.de
     (b, 3, size, size), and the images' places ``index`` (b,) in the split."""
     index = torch.arange(rank, len(split), processes)
     chunks = list(index.split(500 if split.images is not None and size < 100 else 64))
-    crops = views.five_crops if ensembling else lambda *args: (views.centre_view(*args),)
     if split.images is not None:
         for chunk in chunks:
-            yield crops(split.images[chunk].to(device), size, config), chunk
+            yield views.evaluation_views(split.images[chunk].to(device), size, config, ensembling), chunk
         return
-    loader = DataLoader(_Photos(split, lambda image: torch.stack(crops(image, size, config))), batch_sampler=_lists(chunks),
-                        num_workers=config.workers)
+    loader = DataLoader(_TestPhotos(split, size, config, ensembling), batch_sampler=_lists(chunks), num_workers=config.workers)
     for stack, chunk in zip(_clear_errors(loader), chunks, strict=True):
-        yield stack[0].to(device).unbind(1), chunk
+        yield stack.to(device).unbind(1), chunk
 
 
 def single_views(split: Split, config: Config, size: int) -> tuple[Tensor, Tensor | None]:
@@ -91,17 +87,17 @@ def single_views(split: Split, config: Config, size: int) -> tuple[Tensor, Tenso
 
 def _photo_batches(split: Split, config: Config, size: int, epoch: int, batches: list[Tensor],
                    device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    photos = _Photos(split, views.photo_train_view(size, config), (config.seed, epoch))
-    loader = DataLoader(photos, batch_sampler=_lists(batches), num_workers=config.workers, pin_memory=device.type == "cuda")
-    for images, labels in _clear_errors(loader):
-        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    loader = DataLoader(_TrainPhotos(split, size, config, epoch), batch_sampler=_lists(batches), num_workers=config.workers,
+                        pin_memory=device.type == "cuda")
+    for images, labels in _clear_errors(loader):  # bytes until they are there: a quarter of the traffic
+        yield images.to(device, non_blocking=True) / 255, labels.to(device, non_blocking=True)
 
 
 def _lists(batches: list[Tensor]) -> list[list[int]]:
     return [batch.tolist() for batch in batches]
 
 
-def _clear_errors(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _clear_errors(loader: DataLoader[Any]) -> Iterator[Any]:
     """A worker process wraps the error in its traceback; give the user its one line."""
     try:
         yield from loader
@@ -109,50 +105,30 @@ def _clear_errors(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[T
         raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from None
 
 
-class _Photos(Dataset[tuple[Tensor, Tensor]]):
-    """Decoded files through ``view``; with ``seed`` the view's randomness depends on (seed, place) alone."""
+@dataclass
+class _TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
+    """Each file's random view; its randomness depends on (seed, epoch, place) alone."""
 
-    def __init__(self, split: Split, view: object, seed: tuple[int, int] | None = None) -> None:
-        assert split.paths is not None
-        self.paths, self.labels, self.view, self.seed = split.paths, split.labels, view, seed
-
-    def __len__(self) -> int:
-        return len(self.paths)
+    split: Split
+    size: int
+    config: Config
+    epoch: int
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = decode(self.paths[index])
-        with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
-            if self.seed is not None:
-                torch.manual_seed(seed_of(*self.seed, int(index)))
-            return self.view(image), self.labels[index]  # type: ignore[operator]
+        assert self.split.paths is not None
+        g = torch.Generator().manual_seed(seed_of(self.config.seed, self.epoch, index))
+        return photos.train_view(self.split.paths[index], self.size, self.config, g), self.split.labels[index]
 
 
-def decode(path: Path) -> Tensor:
-    """A file's pixels, uint8 (3, H, W). Raises ``UserError`` when the file is no whole image."""
-    return _pixels(path, str(path))
+@dataclass
+class _TestPhotos(Dataset[Tensor]):
+    """Each file's deterministic views."""
 
+    split: Split
+    size: int
+    config: Config
+    ensembling: bool
 
-UPLOAD_LIMIT = 10_000_000
-"""Bytes of an image that someone hands in."""
-UPLOAD_PIXELS = 40_000_000
-UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-
-
-def decode_upload(content: bytes, name: str) -> Tensor:
-    """The pixels of a file that someone hands in, uint8 (3, H, W). Raises ``UserError`` for more than ``UPLOAD_LIMIT`` bytes or
-    ``UPLOAD_PIXELS`` pixels, and for what is none of ``UPLOAD_FORMATS``."""
-    if len(content) > UPLOAD_LIMIT:
-        raise UserError(f"{name} has {len(content) / 1e6:.1f} MB; at most {UPLOAD_LIMIT / 1e6:.0f} MB are taken.")
-    return _pixels(io.BytesIO(content), name, UPLOAD_FORMATS, UPLOAD_PIXELS)
-
-
-def _pixels(file: Path | io.BytesIO, name: str, formats: tuple[str, ...] | None = None, most: float = math.inf) -> Tensor:
-    from torchvision.transforms import v2  # slow to import
-
-    try:
-        with Image.open(file, formats=formats) as image:
-            if image.width * image.height > most:  # said by the header: nothing is unpacked yet
-                raise UserError(f"{name} has {image.width} x {image.height} pixels; at most {most / 1e6:.0f} million go.")
-            return v2.functional.pil_to_tensor(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} is damaged or not an image ({str(error)[:80]}).") from None
+    def __getitem__(self, index: int) -> Tensor:
+        assert self.split.paths is not None
+        return photos.evaluation_views(self.split.paths[index], self.size, self.config, self.ensembling)

@@ -1,16 +1,18 @@
-"""Frozen features of test images, computed once and kept: f^zs depends on the images, the view and CLIP's weights alone.
+"""What the frozen model makes of test images and class names, computed once and kept.
 
-A file of the cache (``SAGEKIT_CACHE``, or ``~/.cache/sagekit``) is named by a hash of those three, so runs that differ in
-anything else share it, and a changed image, view or weight is another file. Writers may race: files are written atomically and
-the last one wins with the same content. Deleting the folder costs time only.
+A file of the cache (``SAGEKIT_CACHE``, or ``~/.cache/sagekit``) is named by a hash of all that its content depends on: CLIP's
+weights, and the images and the view, or the prompts. So runs that differ in anything else share it, and a changed image, view,
+weight or prompt is another file. Writers may race: files are written atomically and the last one wins with the same content.
+Deleting the folder costs time only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,14 +33,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAGEKIT_CACHE", Path.home() / ".cache" / "sagekit")).expanduser()
 
 
+def text_features(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str], normalise_each: bool) -> Tensor:
+    """``backbone.text_features``, W^zs (C, d), from the cache where it is there."""
+    text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
+    digest = _digest({**text_tower, "proj": backbone.visual.proj})
+    device = backbone.mean.device
+    digest.update(json.dumps([list(class_names), list(templates), normalise_each, device.type]).encode())
+    path = cache_folder() / f"text-{digest.hexdigest()[:32]}.safetensors"
+    found = read(path, len(class_names))
+    if found is None:
+        found = backbone.text_features(class_names, templates, normalise_each)
+        _keep(path, found)
+    return found.to(device)
+
+
 def place(backbone: Backbone, split: Split, config: Config, device: torch.device, ensembling: bool) -> Path | None:
     """The file of the cache for f^zs of every view of ``split``: one, or five crops (``ensembling``).
 
     None where an image file cannot be read: whoever decodes it will say so.
     """
-    digest = hashlib.sha256()
-    for name, tensor in backbone.visual.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    digest = _digest(backbone.visual.state_dict())
     try:
         _add_images(digest, split, config)
     except OSError:
@@ -47,7 +61,14 @@ def place(backbone: Backbone, split: Split, config: Config, device: torch.device
     with measuring_precision(config, device):
         precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
     digest.update(f"{ensembling} {view} {precision} {device.type} {backbone.heads}".encode())
-    return cache_folder() / f"{digest.hexdigest()[:32]}.safetensors"
+    return cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
+
+
+def _digest(weights: Mapping[str, Tensor]) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return digest
 
 
 def _add_images(digest: hashlib._Hash, split: Split, config: Config) -> None:
@@ -60,11 +81,11 @@ def _add_images(digest: hashlib._Hash, split: Split, config: Config) -> None:
             digest.update(content.encode())
 
 
-def read(path: Path, images: int) -> Tensor | None:
-    """What ``path`` holds, float32 (images, V, d) on the CPU; None where it is absent, damaged or of another size."""
+def read(path: Path, rows: int) -> Tensor | None:
+    """What ``path`` holds, float32 (rows, ...) on the CPU; None where it is absent, damaged or of another size."""
     with contextlib.suppress(UserError):
         found = load_tensors(path)["features"]
-        if len(found) == images:
+        if len(found) == rows:
             return found
     return None
 
@@ -72,10 +93,14 @@ def read(path: Path, images: int) -> Tensor | None:
 def write(path: Path, parts: Sequence[tuple[Tensor, Tensor | None]]) -> None:
     """Keep ``parts``: places (n,) in the split and their features (n, V, d), together all of it.
 
-    Does nothing where a part has no features (another process read them) or nothing can be kept (a full or forbidden disk).
+    Does nothing where a part has no features (another process read them).
     """
     known = [features for _, features in parts if features is not None]
     if len(known) == len(parts):
         order = torch.cat([index for index, _ in parts]).argsort()
-        with contextlib.suppress(UserError, OSError):
-            save_tensors(path, {"features": torch.cat(known)[order]})
+        _keep(path, torch.cat(known)[order])
+
+
+def _keep(path: Path, features: Tensor) -> None:
+    with contextlib.suppress(UserError, OSError):  # a full or forbidden disk: go on without a cache
+        save_tensors(path, {"features": features})

@@ -23,6 +23,7 @@ from .backbone import Backbone, load_backbone
 from .classifier import Classifier, Logits
 from .config import SCRATCH, Config
 from .errors import UserError
+from .frozen import text_features
 from .modules import Adapter, Prompts, twin
 from .proco import build_scratch
 from .prompts import TEMPLATES
@@ -175,7 +176,7 @@ def build_model(config: Config, class_names: Sequence[str] | None = None, backbo
     class_names = _class_names(config, class_names)
     backbone = (backbone or load_backbone(config)).to(device)
     templates = TEMPLATES if config.templates == len(TEMPLATES) else (config.single_template,)
-    text = backbone.text_features(class_names, templates, config.text_average == "normalised")
+    text = text_features(backbone, class_names, templates, config.text_average == "normalised")
     torch.manual_seed(config.seed)
     return Model(backbone, text, config).to(device)
 

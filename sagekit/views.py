@@ -3,22 +3,18 @@
 Training: RandomResizedCrop and horizontal flip (from scratch: a padded, shifted image in place of the crop). Test: resize,
 centre crop. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre, and average the five
 crops' logits (finding 10).
-Sets that fit in memory are cropped and flipped in one batched call where they live; photographs use torchvision.
+Sets that fit in memory are cropped and flipped in one batched call where they live; ``photos`` does it file by file.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .config import Config
-
-if TYPE_CHECKING:  # torchvision is slow to import
-    from torchvision.transforms import v2
 
 
 def draw_boxes(n: int, height: int, width: int, scale: tuple[float, float], g: torch.Generator) -> Tensor:
@@ -92,6 +88,11 @@ def five_crops(images: Tensor, size: int, config: Config) -> tuple[Tensor, ...]:
     return v2.functional.five_crop(_resize(images, size + config.ensemble_margin), [size, size])
 
 
+def evaluation_views(images: Tensor, size: int, config: Config, ensembling: bool) -> tuple[Tensor, ...]:
+    """The centre view alone, or the five crops."""
+    return five_crops(images, size, config) if ensembling else (centre_view(images, size, config),)
+
+
 def _resize(images: Tensor, side: int) -> Tensor:
     pixels = images.float() / 255
     if min(images.shape[-2:]) == side:
@@ -99,12 +100,3 @@ def _resize(images: Tensor, side: int) -> Tensor:
     from torchvision.transforms import v2
 
     return v2.functional.resize(pixels, [side], antialias=True).clamp(0, 1)
-
-
-def photo_train_view(size: int, config: Config) -> v2.Compose:
-    """The same random view for one decoded photograph of any size, by torchvision."""
-    from torchvision.transforms import v2
-
-    flips = [v2.RandomHorizontalFlip()] if config.flip else []
-    return v2.Compose([v2.RandomResizedCrop(size, scale=config.crop_scale, antialias=True), *flips,
-                       v2.ToDtype(torch.float32, scale=True)])

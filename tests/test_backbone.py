@@ -27,6 +27,20 @@ def test_vit_b_16_blocks_are_open_clip_s_encoder():
     torch.testing.assert_close(net.mean.flatten(), torch.tensor(open_clip.OPENAI_DATASET_MEAN))
 
 
+@torch.no_grad()
+def test_padding_after_the_longest_prompt_is_left_out():
+    net = load_backbone(Config.preset("cifar100-lt-100", pretrained="random"))
+    prompts = ["a photo of a cat!", "a sketch of a great white shark in a tank."]
+    theirs = net.clip.encode_text(net.tokenizer(prompts), normalize=True).mean(0) @ net.visual.proj.T
+    ours = net.text_features(["x"], prompts)[0]
+    torch.testing.assert_close(ours, theirs / theirs.norm(), atol=1e-5, rtol=1e-4)
+    seen = []
+    net.clip.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    net.text_features(["x"], prompts)
+    net.text_features(["x"], ["a " * 40])
+    assert seen == [24, 48]
+
+
 def test_quick_gelu_by_silu_is_open_clip_s_mlp():
     """Value and gradients in float64, with the weights trained too, and without gradients (in place)."""
     vision = open_clip.CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=16)

@@ -3,7 +3,7 @@ import torch
 from conftest import SMALL, small, write_images
 
 from sagekit import Config, UserError
-from sagekit.batches import decode, decode_upload, evaluation_batches, single_views, steps_per_epoch, train_batches
+from sagekit.batches import evaluation_batches, single_views, steps_per_epoch, train_batches
 from sagekit.datasets import Split
 
 CPU = torch.device("cpu")
@@ -67,35 +67,12 @@ def test_a_damaged_photo_is_one_line(photos, workers):
         list(train_batches(photos, small(batch_size=2, workers=workers), 48, 0, CPU))
 
 
-def test_a_text_file_is_no_image(tmp_path):
-    (tmp_path / "a.jpg").write_text("hello")
-    with pytest.raises(UserError, match="damaged or not an image"):
-        decode(tmp_path / "a.jpg")
-
-
 def test_proco_gets_two_views_of_every_image(data):
     config = Config.preset("mini", "scratch", **SMALL | {"loss": "proco"})
     images, labels = next(iter(train_batches(data.train, config, 24, 0, CPU)))
     assert images.shape == (128, 3, 24, 24)
     assert torch.equal(labels[:64], labels[64:])
     assert not torch.equal(images[:64], images[64:])
-
-
-def test_an_upload_is_checked(tmp_path):
-    from io import BytesIO
-
-    from PIL import Image
-
-    def content(kind: str, size: tuple[int, int] = (20, 30)) -> bytes:
-        file = BytesIO()
-        Image.new("RGB", size, "red").save(file, kind)
-        return file.getvalue()
-
-    assert decode_upload(content("PNG"), "a.png").shape == (3, 30, 20)
-    for bad, reason in ((b"no image", "not an image"), (content("PNG")[:40], "damaged"), (content("TIFF"), "not an image"),
-                        (bytes(10_000_001), "at most 10 MB"), (content("PNG", (8000, 8000)), "8000 x 8000 pixels")):
-        with pytest.raises(UserError, match=reason):
-            decode_upload(bad, "a.png")
 
 
 def test_single_views_show_what_the_model_sees(data, backbone):

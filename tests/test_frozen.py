@@ -1,4 +1,4 @@
-"""The cache of frozen features: what is in it, what its name depends on, and what it does when the disk plays tricks."""
+"""The cache of what is frozen: what is in it, what its name depends on, and what it does when the disk plays tricks."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +52,7 @@ def test_they_are_the_backbone_s(folder, backbone, split):
     torch.testing.assert_close(one[:, 0], backbone.features(centre_view(split.images, 48, small())))
     for v, crop in enumerate(five_crops(split.images, 48, small())):
         torch.testing.assert_close(five[:, v], backbone.features(crop))
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.glob("images-*"))) == 2
 
 
 def test_of_image_files_too(folder, backbone, photos):
@@ -62,7 +62,7 @@ def test_of_image_files_too(folder, backbone, photos):
 
 def test_sage_and_the_zero_shot_model_keep_the_same(folder, backbone, split):
     first = features(backbone, split, method="sage")
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("images-*")
     file.unlink()
     torch.testing.assert_close(features(backbone, split, method="zero-shot"), first)
 
@@ -85,16 +85,16 @@ def test_another_image_view_or_weight_is_another_file(folder, backbone, split, p
     with torch.no_grad():
         next(other.visual.parameters()).add_(1e-3)
     features(other, split)
-    assert len(list(folder.iterdir())) == 4
+    assert len(list(folder.glob("images-*"))) == 4
     features(backbone, photos)
     photos.paths[0].write_bytes(photos.paths[1].read_bytes())
     features(backbone, photos)
-    assert len(list(folder.iterdir())) == 6
+    assert len(list(folder.glob("images-*"))) == 6
 
 
 def test_a_damaged_file_is_made_again(folder, backbone, split):
     first = features(backbone, split).clone()  # it is mapped from the file
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("images-*")
     file.write_bytes(file.read_bytes()[:100])
     assert torch.equal(features(backbone, split), first)
     assert file.stat().st_size > 100
@@ -104,13 +104,30 @@ def test_writers_may_race(folder, backbone, split):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: features(backbone, split), range(4)))
     assert all(torch.equal(f, found[0]) for f in found)
-    assert len(list(folder.iterdir())) == 1
+    assert len(list(folder.glob("images-*"))) == 1
 
 
 def test_without_a_place_to_keep_them_they_are_computed(tmp_path, monkeypatch, backbone, split):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("SAGEKIT_CACHE", str(tmp_path / "file" / "cache"))
     assert len(predicted(backbone, split).labels) == 20
+
+
+def test_texts_are_the_backbone_s_and_are_kept(folder, backbone, monkeypatch):
+    names, templates = ["plain ring", "striped star"], ["a photo of a [cls].", "the toy [cls]."]
+    exact = backbone.text_features(names, templates)
+    assert torch.equal(frozen.text_features(backbone, names, templates, True), exact)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backbone), "text_features", lambda *_: pytest.fail("computed again"))
+        assert torch.equal(frozen.text_features(backbone, names, templates, True), exact)
+    frozen.text_features(backbone, names[::-1], templates, True)
+    frozen.text_features(backbone, names, templates[:1], True)
+    frozen.text_features(backbone, names, templates, False)
+    other = copy.deepcopy(backbone)
+    with torch.no_grad():
+        other.clip.token_embedding.weight.add_(1e-3)
+    assert not torch.equal(frozen.text_features(other, names, templates, True), exact)
+    assert len(list(folder.glob("text-*"))) == 5
 
 
 def test_half_of_the_images_is_not_kept(folder, split):
@@ -135,5 +152,5 @@ def test_predictions_do_not_change_by_it(folder, runs, data, backbone, method, e
     model = sk.load_model(runs[method], data.class_names, backbone)
     computed, found = (predict(model, data.test, runs[method].config, Accelerator(cpu=True), ensembling, show=False)
                        for _ in range(2))
-    assert len(list(folder.iterdir())) == 1
+    assert len(list(folder.glob("images-*"))) == 1
     assert (computed.logits == found.logits).all()

@@ -11,7 +11,8 @@ from conftest import SMALL, small, write_images
 
 import sagekit as sk
 from sagekit import UserError
-from sagekit.batches import decode, train_batches
+from sagekit.batches import train_batches
+from sagekit.photos import train_view
 
 trainer = sys.modules["sagekit.train"]  # the module: sagekit.train itself is the function
 
@@ -264,11 +265,11 @@ def test_waiting_for_images_is_measured_and_said(tmp_path, monkeypatch, backbone
         for split in ("train", "test"):
             write_images(tmp_path / "photos" / split / name, 8)
 
-    def slow(path):
+    def slow(*arguments):
         time.sleep(0.2)
-        return decode(path)
+        return train_view(*arguments)
 
-    monkeypatch.setattr("sagekit.batches.decode", slow)
+    monkeypatch.setattr("sagekit.photos.train_view", slow)
     config = sk.Config.preset("folder", "lift", data_root=tmp_path / "photos", backbone="mini", pretrained="", bottleneck=2,
                               epochs=1, batch_size=8, test_resize=48, ensemble_margin=6, workers=0)
     run = sk.train(config, tmp_path / "run", backbone=backbone)
