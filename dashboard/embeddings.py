@@ -64,11 +64,10 @@ def _gaps(run: shared.Run) -> pd.DataFrame:
     for stage, frozen in (("before", True), ("after", False)):
         f = _features(str(run.path), shared.listing.stamp(run.path), frozen)
         found[stage] = embeddings.gap(f["training"], splits["training"].labels, f["test"], splits["test"].labels)
-    counts = np.array(run.metrics["class_counts"])
-    frame = found["before"].rename(columns={"gap": "before"}).assign(after=found["after"]["gap"])
-    labels = frame["label"].to_numpy()
-    return frame.assign(name=[run.metrics["class_names"][c] for c in labels], images=counts[labels],
-                        change=frame["after"] - frame["before"])[["name", "images", "before", "after", "change"]]
+    frame = embeddings.gap_change(found["before"], found["after"])
+    labels = frame.pop("label").to_numpy()
+    names, counts = (np.array(run.metrics[key])[labels] for key in ("class_names", "class_counts"))
+    return pd.DataFrame({"name": names, "images": counts}).join(frame)
 
 
 st.title("Embeddings")

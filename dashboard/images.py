@@ -10,6 +10,7 @@ from torch import Tensor
 import sagekit as sk
 from sagekit import attention, compare, plots, views
 from sagekit.batches import single_views
+from sagekit.evaluate import likeliest
 from sagekit.photos import UPLOAD_LIMIT, decode_upload
 from sagekit.runs import Run
 
@@ -50,11 +51,6 @@ def _attention(runs: list[Run], pixels: Tensor, masks: Tensor | None, titles: li
                                + [{"model": "spread evenly", "on the object (%)": 100 * even}])
         shared.table(numbers, "on-object", column_config={"on the object (%)": shared.percent("attention on the object (%)")})
         st.caption(f"Mean over the {len(pixels)} image(s) above; the object's pixels are known in the mini world.")
-
-
-def _chances(run: Run, pixels: Tensor) -> np.ndarray:
-    with torch.no_grad():
-        return shared.model(run)(pixels).prediction.softmax(-1).numpy()
 
 
 def _test_images(runs: list[Run]) -> None:
@@ -100,13 +96,11 @@ def _own_image(runs: list[Run]) -> None:
     image = decode_upload(file.getvalue(), file.name)
     unique = {run.name: run for run in runs}
     pixels = views.centre_view(image[None], shared.model(runs[0]).image_size, runs[0].config)
-    rows = []
-    for name, run in unique.items():
-        chance = _chances(run, pixels)[0]
-        rows += [{"run": name, "class": run.metrics["class_names"][c], "probability": 100 * float(chance[c])}
-                 for c in np.argsort(-chance)[:5]]
+    found = {name: likeliest(shared.model(run), pixels, run.metrics["class_names"]) for name, run in unique.items()}
     _attention(list(unique.values()), pixels, None, ["your image"])
-    shared.table(pd.DataFrame(rows), "own-image", column_config={"probability": shared.percent("probability (%)")})
+    table = pd.concat(found, names=["run", None]).reset_index("run").drop(columns="image")
+    table["probability"] *= 100
+    shared.table(table, "own-image", column_config={"probability": shared.percent("probability (%)")})
     st.caption("Five likeliest of the run's own classes; an image of something else gets one of them too.")
 
 

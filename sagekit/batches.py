@@ -71,9 +71,10 @@ def evaluation_batches(split: Split, config: Config, size: int, device: torch.de
         for chunk in chunks:
             yield views.evaluation_views(split.images[chunk].to(device), size, config, ensembling), chunk
         return
-    loader = DataLoader(_TestPhotos(split, size, config, ensembling), batch_sampler=_lists(chunks), num_workers=config.workers)
+    loader = DataLoader(_TestPhotos(split, size, config, ensembling), batch_sampler=_lists(chunks), num_workers=config.workers,
+                        pin_memory=device.type == "cuda")
     for stack, chunk in zip(_clear_errors(loader), chunks, strict=True):
-        yield stack.to(device).unbind(1), chunk
+        yield stack.to(device, non_blocking=True).unbind(1), chunk
 
 
 def single_views(split: Split, config: Config, size: int) -> tuple[Tensor, Tensor | None]:

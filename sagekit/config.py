@@ -108,7 +108,7 @@ class Config(BaseModel):
     clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", pattern="^(auto|cpu|cuda|mps)$")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the machine computes it fast")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast; fp32: no TF32 either")
     checkpointing: bool = Field(False, description="compute each block again in the backward pass: less memory, more time")
     compile: bool = Field(False, description="torch.compile the training step: a minute at the start, faster steps after it")
     workers: int = Field(2, ge=0, description="processes that decode images (lists and folders)")

@@ -18,7 +18,10 @@ def accelerator_for(config: Config) -> Accelerator:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(config.device, True):
         raise UserError(f"there is no {config.device} device on this machine; use --set device=auto or cpu.")
-    return Accelerator(cpu=config.device == "cpu", step_scheduler_with_optimizer=False)
+    accelerator = Accelerator(cpu=config.device == "cpu", step_scheduler_with_optimizer=False)
+    if accelerator.device.type == "cuda" and config.precision != "fp32":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32 beside bf16
+    return accelerator
 
 
 def bf16_is_fast(device: torch.device) -> bool:

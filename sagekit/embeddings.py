@@ -69,3 +69,10 @@ def gap(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) 
                          "gap": 1 - F.cosine_similarity(own.mean(0), centre, dim=0).item(),
                          "spread": 1 - F.cosine_similarity(seen, centre[None]).mean().item()})
     return pd.DataFrame(rows)
+
+
+def gap_change(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """What ``gap`` said of two models for the same images, one row a class: ``label``, ``before``, ``after`` and ``change``."""
+    joined = before.set_index("label")[["gap"]].join(after.set_index("label")["gap"], rsuffix="_after").reset_index()
+    joined.columns = ["label", "before", "after"]
+    return joined.assign(change=joined["after"] - joined["before"])

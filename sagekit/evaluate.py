@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -81,6 +82,16 @@ def _place(model: Classifier, split: Split, config: Config, device: torch.device
     if not isinstance(model, Model) or not (model.fit or model.frozen_alone):
         return None
     return frozen.place(model.backbone, split, config, device, ensembling)
+
+
+@torch.no_grad()
+def likeliest(model: Classifier, images: Tensor, class_names: Sequence[str], count: int = 5) -> pd.DataFrame:
+    """The ``count`` likeliest classes of each of ``images`` (B, 3, H, W), best first: ``image``, ``class``, ``probability``
+    (0..1)."""
+    found = model.eval()(images).prediction.softmax(-1).topk(min(count, len(class_names)))
+    return pd.DataFrame([{"image": i, "class": class_names[c], "probability": p}
+                         for i, (chances, classes) in enumerate(zip(found.values.tolist(), found.indices.tolist(), strict=True))
+                         for p, c in zip(chances, classes, strict=True)])
 
 
 def record(run: Run, model: Classifier, data: DataSet, config: Config, accelerator: Accelerator, ensembling: bool,

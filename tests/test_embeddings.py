@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -68,3 +69,11 @@ def test_umap_leaves_torch_s_threads_alone():
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_gaps_of_two_models_are_joined_by_class():
+    before, after = (pd.DataFrame({"label": [0, 2], "images": [3, 1], "gap": gaps}) for gaps in ([0.5, 0.4], [0.2, 0.6]))
+    joined = embeddings.gap_change(before, after[::-1])
+    assert list(joined.columns) == ["label", "before", "after", "change"]
+    assert joined["label"].tolist() == [0, 2]
+    assert joined["change"].round(6).tolist() == [-0.3, 0.2]

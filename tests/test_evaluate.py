@@ -9,7 +9,7 @@ from conftest import small
 
 import sagekit as sk
 from sagekit import Run, UserError, mini
-from sagekit.evaluate import predict
+from sagekit.evaluate import likeliest, predict
 from sagekit.listing import problem
 from sagekit.study import paired
 
@@ -106,3 +106,14 @@ def test_with_bf16_the_head_stays_in_float32(data, backbone, runs):
     assert (half.z != torch.from_numpy(half.z).bfloat16().float().numpy()).mean() > 0.9
     assert abs(half.z - full.z).max() < 0.5
     assert (half.predicted == full.predicted).mean() > 0.95
+
+
+def test_the_likeliest_classes_of_an_image(runs, data, backbone):
+    model = sk.load_model(runs["sage"], data.class_names, backbone)
+    images = data.test.images[:3] / 255
+    table = likeliest(model, images, data.class_names, 2)
+    assert table["image"].tolist() == [0, 0, 1, 1, 2, 2]
+    chances = model(images).prediction.softmax(-1)
+    assert table["class"][::2].tolist() == [data.class_names[c] for c in chances.argmax(1)]
+    assert table["probability"][::2].tolist() == pytest.approx(chances.max(1).values.tolist())
+    assert (table["probability"][::2].to_numpy() >= table["probability"][1::2].to_numpy()).all()
