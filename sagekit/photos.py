@@ -6,7 +6,7 @@ the largest k with
     found / k >= 2 wanted
 
 so resizing still sees two pixels for each that it makes. A pixel then changes by about half of one of 255 grey levels in the
-mean; PIL's and torchvision's ways of resizing differ by a quarter.
+mean (benchmarks/reading.py); rounding to bytes alone makes a quarter.
 """
 
 from __future__ import annotations
