@@ -139,13 +139,14 @@ class Backbone(nn.Module):
 def _encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
     """Text features (n, e) of ``tokens`` (n, length): open_clip's ``encode_text`` without the padding after the longest prompt.
 
-    Attention is causal and the last token is pooled, so nothing looks at what is left out. The length is rounded up to
-    ``TEXT_STEP``.
+    Where attention is causal and the end-of-text token is pooled, nothing looks at what is left out. The length is rounded up
+    to ``TEXT_STEP``.
     """
     from open_clip import CLIP
     from open_clip.transformer import text_global_pool
 
-    if not isinstance(clip, CLIP) or clip.attn_mask is None:
+    if not (isinstance(clip, CLIP) and clip.attn_mask is not None and clip.text_pool_type in ("argmax", "eos")
+            and isinstance(clip.text_projection, nn.Parameter)):
         return clip.encode_text(tokens)  # type: ignore[operator]
     longest = int(tokens.ne(0).any(0).nonzero().max()) + 1
     length = min(tokens.shape[1], -(-longest // TEXT_STEP) * TEXT_STEP)
