@@ -95,7 +95,7 @@ for column, (title, frozen) in zip(st.columns(2), stages.items(), strict=True):
         shared.csv(frame.drop(columns="image"), "before" if frozen else "after")
 gaps = _gaps(run)
 st.subheader("The train-test gap of each class")
-left, right = st.columns([3, 2])
+left, right = st.columns(2)
 with left:
     shared.figure(plots.by_class_size(gaps, "after", "Gap after fine-tuning", "1 - cos(mean training, mean test)"), "gap", gaps)
 with right:

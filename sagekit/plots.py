@@ -170,8 +170,9 @@ def attention(pictures: np.ndarray, maps: Mapping[str, np.ndarray], titles: Sequ
                 colorscale=[[0, "rgba(255,255,255,0)"], [1, "rgba(213,0,0,0.75)"]], zsmooth="best",
                 hovertemplate="%{z:.2f} of this map's largest<extra></extra>"), row, column + 1)
     figure.for_each_annotation(lambda a: a.update(textangle=0, x=-0.01, xanchor="right") if a.text in ("image", *maps) else a)
-    figure = _bare(figure, title, n * side + 130, rows * side + 70)
-    return figure.update_layout(margin_l=120)
+    full = max(n * side + 130, 9 * len(title) + 20)  # beside few pictures the title needs room of its own
+    figure = _bare(figure, title, full, rows * side + 70)
+    return figure.update_layout(margin_l=120, margin_r=full - n * side - 120)
 
 
 def _coloured(titles: Sequence[str], groups_of: Sequence[str] | None) -> list[str]:

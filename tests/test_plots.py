@@ -39,6 +39,14 @@ def test_differences_leave_out_the_first_row():
     assert (list(dot.x), list(dot.error_x.array), list(dot.error_x.arrayminus)) == ([10], [3], [2])
 
 
+def test_a_title_is_not_cut_beside_one_picture():
+    picture, maps = np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 2, 2))
+    title = "CLS attention, block 12, mean of heads"
+    drawn = plots.attention(picture, {"a": maps}, ["x"], title).layout
+    assert drawn.width - drawn.margin.l - drawn.margin.r == 120
+    assert drawn.width >= 9 * len(title)
+
+
 def test_attention_lies_over_every_picture():
     pictures, maps = np.zeros((3, 8, 8, 3), np.uint8), np.random.default_rng(0).random((3, 2, 2))
     figure = plots.attention(pictures, {"a": maps, "b": maps}, ["x", "y", "z"], groups_of=GROUPS)
