@@ -42,12 +42,14 @@ def predict(model: Classifier, split: Split, config: Config, accelerator: Accele
     batches = evaluation_batches(split, config, model.image_size, device, ensembling,
                                  accelerator.process_index, processes)
     model.eval()
-    place = _place(model, split, config, device, ensembling)
+    show = show and accelerator.is_main_process
+    place = None
+    if isinstance(model, Model) and (model.fit or model.frozen_alone):
+        place = frozen.place(model.backbone, split, config, device, ensembling, show)
     known = None if place is None else frozen.read(place, len(split))
     scalars = (model.s_v.item(), model.s_t.item()) if model.fit else (0.0, 0.0)
     parts = []
-    progress = bar(total=len(split), what="test, five crops" if ensembling else "test",
-                   show=show and accelerator.is_main_process)
+    progress = bar(total=len(split), what="test, five crops" if ensembling else "test", show=show)
     for crops, index in batches:
         views = [_view(model, crop, None if known is None else known[index, view].to(device), config)
                  for view, crop in enumerate(crops)]
@@ -75,13 +77,6 @@ def _view(model: Classifier, images: Tensor, known: Tensor | None, config: Confi
 
 def _mean(views: Sequence[Tensor]) -> np.ndarray:
     return torch.stack(list(views)).float().mean(0).cpu().numpy()
-
-
-def _place(model: Classifier, split: Split, config: Config, device: torch.device, ensembling: bool) -> Path | None:
-    """Where f^zs of the split is kept, if the model needs it."""
-    if not isinstance(model, Model) or not (model.fit or model.frozen_alone):
-        return None
-    return frozen.place(model.backbone, split, config, device, ensembling)
 
 
 @torch.no_grad()

@@ -47,14 +47,15 @@ def text_features(backbone: Backbone, class_names: Sequence[str], templates: Seq
     return found.to(device)
 
 
-def place(backbone: Backbone, split: Split, config: Config, device: torch.device, ensembling: bool) -> Path | None:
+def place(backbone: Backbone, split: Split, config: Config, device: torch.device, ensembling: bool,
+          show: bool = True) -> Path | None:
     """The file of the cache for f^zs of every view of ``split``: one, or five crops (``ensembling``).
 
     None where an image file cannot be read: whoever decodes it will say so.
     """
     digest = _digest(backbone.visual.state_dict())
     try:
-        _add_images(digest, split, config)
+        _add_images(digest, split, config, show)
     except OSError:
         return None
     view = config.ensemble_margin if ensembling else config.test_resize
@@ -71,13 +72,13 @@ def _digest(weights: Mapping[str, Tensor]) -> hashlib._Hash:
     return digest
 
 
-def _add_images(digest: hashlib._Hash, split: Split, config: Config) -> None:
+def _add_images(digest: hashlib._Hash, split: Split, config: Config, show: bool) -> None:
     if split.images is not None:
         digest.update(str(tuple(split.images.shape)).encode() + split.images.cpu().contiguous().numpy().tobytes())
         return
     assert split.paths is not None
     with ThreadPoolExecutor(max(1, config.workers)) as pool:
-        for content in bar(pool.map(sha256, split.paths), total=len(split), what="test files"):
+        for content in bar(pool.map(sha256, split.paths), total=len(split), what="test files", show=show):
             digest.update(content.encode())
 
 

@@ -57,8 +57,9 @@ def evaluation_views(path: Path, size: int, config: Config, ensembling: bool) ->
 
     side = size + config.ensemble_margin if ensembling else config.test_resize
     with _opened(path, str(path)) as image:
-        pixels = v2.functional.resize(_pixels(image, reduction(min(image.size), side)), [side], antialias=True)
-    return torch.stack(views.evaluation_views(pixels, size, config, ensembling))
+        pixels = _pixels(image, reduction(min(image.size), side))
+    resized = v2.functional.resize(pixels, [side], antialias=True)
+    return torch.stack(views.evaluation_views(resized, size, config, ensembling))
 
 
 def decode_upload(content: bytes, name: str) -> Tensor:
