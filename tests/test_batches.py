@@ -54,6 +54,19 @@ def test_photos_do_not_depend_on_the_number_of_workers(photos):
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+def test_spawned_workers_read_photos_too(photos):
+    """As on macOS, where a worker gets nothing that cannot be pickled."""
+    before = torch.multiprocessing.get_start_method()
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    try:
+        train, _ = next(iter(train_batches(photos, small(batch_size=6, workers=1), 48, 0, CPU)))
+        (view,), _ = next(iter(evaluation_batches(photos, small(workers=1), 48, CPU, False)))
+    finally:
+        torch.multiprocessing.set_start_method(before, force=True)
+    assert torch.equal(train, next(iter(train_batches(photos, small(batch_size=6, workers=0), 48, 0, CPU)))[0])
+    assert torch.equal(view, next(iter(evaluation_batches(photos, small(workers=0), 48, CPU, False)))[0][0])
+
+
 def test_photos_are_shown_in_five_crops(photos):
     crops, index = next(evaluation_batches(photos, small(workers=0), 48, CPU, True))
     assert [tuple(c.shape) for c in crops] == [(6, 3, 48, 48)] * 5
