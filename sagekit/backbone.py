@@ -197,7 +197,9 @@ def load_backbone(config: Config) -> Backbone:
         clip = open_clip.create_model(config.backbone, load_weights=False)
         _fill(clip, config, config.weights)
     elif config.pretrained == "random":
-        clip = open_clip.create_model(config.backbone, load_weights=False)
+        with torch.random.fork_rng(devices=[]):  # the same ones whenever a run is opened again
+            torch.manual_seed(0)
+            clip = open_clip.create_model(config.backbone, load_weights=False)
     else:
         clip = _download(config)
     visual = getattr(clip, "visual", None)

@@ -59,6 +59,14 @@ def test_quick_gelu_by_silu_is_open_clip_s_mlp():
         torch.testing.assert_close(net.mlp(1, tokens), theirs)
 
 
+def test_random_weights_are_the_same_ones_again():
+    config = Config.preset("cifar100-lt-100", backbone="ViT-B-32-quickgelu", pretrained="random")
+    before = torch.get_rng_state()
+    a, b = (load_backbone(config).clip.state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_bytes_and_fractions_are_the_same_image(backbone):
     pixels = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
     torch.testing.assert_close(backbone.embed(pixels), backbone.embed(pixels / 255))
