@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 QUICK = 1.702
-"""Of the quick GELU."""
+"""The factor in the quick GELU."""
 TEXT_STEP = 24
-"""Tokens. The mini CLIP's 20 stay as they are, so its published numbers do."""
+"""Tokens; more than the mini CLIP's 20, whose texts are encoded whole."""
 
 
 class Backbone(nn.Module):

@@ -1,9 +1,9 @@
 """What the frozen model makes of test images and class names, computed once and kept.
 
 A file of the cache (``SAGEKIT_CACHE``, or ``~/.cache/sagekit``) is named by a hash of all that its content depends on: CLIP's
-weights, and the images and the view, or the prompts. So runs that differ in anything else share it, and a changed image, view,
-weight or prompt is another file. Writers may race: files are written atomically and the last one wins with the same content.
-Deleting the folder costs time only.
+name and weights, and the images and the view, or the prompts. So runs that differ in anything else share it, and a changed
+image, view, weight or prompt is another file. Writers may race: files are written atomically and the last one wins with the
+same content. Deleting the folder costs time only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 def text_features(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str], normalise_each: bool) -> Tensor:
     """``backbone.text_features``, W^zs (C, d), from the cache where it is there."""
     text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
-    digest = _digest({**text_tower, "proj": backbone.visual.proj})
+    digest = _digest(backbone, {**text_tower, "proj": backbone.visual.proj})
     device = backbone.mean.device
     digest.update(json.dumps([list(class_names), list(templates), normalise_each, device.type]).encode())
     path = cache_folder() / f"text-{digest.hexdigest()[:32]}.safetensors"
@@ -53,7 +53,7 @@ def place(backbone: Backbone, split: Split, config: Config, device: torch.device
 
     None where an image file cannot be read: whoever decodes it will say so.
     """
-    digest = _digest(backbone.visual.state_dict())
+    digest = _digest(backbone, backbone.visual.state_dict())
     try:
         _add_images(digest, split, config, show)
     except OSError:
@@ -61,12 +61,12 @@ def place(backbone: Backbone, split: Split, config: Config, device: torch.device
     view = config.ensemble_margin if ensembling else config.test_resize
     with measuring_precision(config, device):
         precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
-    digest.update(f"{ensembling} {view} {precision} {device.type} {backbone.heads}".encode())
+    digest.update(f"{ensembling} {view} {precision} {device.type}".encode())
     return cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
 
 
-def _digest(weights: Mapping[str, Tensor]) -> hashlib._Hash:
-    digest = hashlib.sha256()
+def _digest(backbone: Backbone, weights: Mapping[str, Tensor]) -> hashlib._Hash:
+    digest = hashlib.sha256(backbone.name.encode())  # says what weights do not: the activation, the number of heads
     for name, tensor in weights.items():
         digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
     return digest

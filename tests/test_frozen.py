@@ -16,6 +16,7 @@ from sagekit.evaluate import predict
 from sagekit.views import centre_view, five_crops
 
 CPU = torch.device("cpu")
+SPLIT = Split(torch.zeros(1, dtype=torch.long), torch.zeros(1, 3, 48, 48, dtype=torch.uint8))
 
 
 @pytest.fixture
@@ -127,7 +128,11 @@ def test_texts_are_the_backbone_s_and_are_kept(folder, backbone, monkeypatch):
     with torch.no_grad():
         other.clip.token_embedding.weight.add_(1e-3)
     assert not torch.equal(frozen.text_features(other, names, templates, True), exact)
-    assert len(list(folder.glob("text-*"))) == 5
+    twin = copy.deepcopy(backbone)
+    twin.name = "mini-quickgelu"  # the same weights under another activation
+    frozen.text_features(twin, names, templates, True)
+    assert len(list(folder.glob("text-*"))) == 6
+    assert frozen.place(twin, SPLIT, small(), CPU, False) != frozen.place(backbone, SPLIT, small(), CPU, False)
 
 
 def test_half_of_the_images_is_not_kept(folder, split):
