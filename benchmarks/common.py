@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from sagekit import Config
-from sagekit.compare import t_half_width
-from sagekit.metrics import group_names
-from sagekit.sweep import over_seeds, run_points
+from sagekit.runs.compare import t_half_width
+from sagekit.runs.metrics import group_names
+from sagekit.studies.sweep import over_seeds, run_points
 
 
 def train_all(rows: dict[str, Config], seeds: int) -> pd.DataFrame:

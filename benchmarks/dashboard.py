@@ -23,10 +23,10 @@ from common import markdown
 from playwright.sync_api import Page, sync_playwright
 
 from sagekit import Config, Run
-from sagekit.longtail import profile
-from sagekit.metrics import measure
+from sagekit.data.longtail import profile
 from sagekit.plots import browser
-from sagekit.predictions import Predictions
+from sagekit.runs.metrics import measure
+from sagekit.runs.predictions import Predictions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboard"))
 from served import DONE, served

@@ -19,12 +19,12 @@ from common import best
 from torch.utils.flop_counter import FlopCounterMode
 
 import sagekit as sk
-from sagekit import longtail
-from sagekit.datasets import Split
+from sagekit.data import longtail
+from sagekit.data.datasets import Split
 from sagekit.devices import accelerator_for, bf16_is_fast, training_precision
-from sagekit.losses import criterion, interchange_loss
-from sagekit.model import Model
-from sagekit.train import optimizer_for
+from sagekit.losses.adjusted import criterion, interchange_loss
+from sagekit.networks.tuned import Model
+from sagekit.training.train import optimizer_for
 
 
 def wait(device: torch.device) -> None:

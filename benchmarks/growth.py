@@ -20,14 +20,15 @@ from reading import picture
 from torch.utils.flop_counter import FlopCounterMode
 
 import sagekit as sk
-from sagekit import counting, photos
-from sagekit.adapters import default_bottleneck
-from sagekit.backbone import load_backbone
+from sagekit.analyses import counting
+from sagekit.data import photos
+from sagekit.data.prompts import TEMPLATES, fill
 from sagekit.files import write_text
-from sagekit.losses import criterion, interchange_loss
-from sagekit.model import Model
-from sagekit.predictions import ALL, KEPT
-from sagekit.prompts import TEMPLATES, fill
+from sagekit.losses.adjusted import criterion, interchange_loss
+from sagekit.networks.adapters import default_bottleneck
+from sagekit.networks.backbone import load_backbone
+from sagekit.networks.tuned import Model
+from sagekit.runs.predictions import ALL, KEPT
 
 CLASSES = (10, 100, 365, 1000, 8142)
 TOKENS = {"ViT-B/32, 224 px": 50, "ViT-B/16, 224 px": 197, "ViT-B/16, 384 px": 577}

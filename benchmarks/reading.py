@@ -18,7 +18,7 @@ from common import best
 from PIL import Image
 
 import sagekit as sk
-from sagekit import photos
+from sagekit.data import photos
 
 SIZES = ((500, 375), (800, 600), (1600, 1200), (4000, 3000))
 CONFIG = sk.Config.preset("imagenet-lt")

@@ -18,10 +18,10 @@ from common import markdown
 
 from sagekit import paper
 from sagekit.files import write_text
-from sagekit.metrics import group_names
-from sagekit.runs import Run
-from sagekit.study import FIG_7, FIG_8, rows_of, save, summary
-from sagekit.sweep import over_seeds, run_points
+from sagekit.runs.metrics import group_names
+from sagekit.runs.run import Run
+from sagekit.studies.study import FIG_7, FIG_8, rows_of, save, summary
+from sagekit.studies.sweep import over_seeds, run_points
 
 HEAD = """# Measured: the paper's studies on the mini world
 

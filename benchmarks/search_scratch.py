@@ -7,7 +7,7 @@ draw of the data (data_seed 1).
 
 from common import accuracy_table, train_all
 
-from sagekit.study import table_7
+from sagekit.studies.study import table_7
 
 RATES = {"CE": (0.005, 0.01, 0.02, 0.05, 0.1), "KPS": (0.002, 0.005, 0.01, 0.02, 0.05), "ProCo": (0.01, 0.02, 0.05, 0.15)}
 

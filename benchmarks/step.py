@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 
 import sagekit as sk
-from sagekit.adapters import SGAdapter
-from sagekit.backbone import load_backbone
-from sagekit.losses import criterion, interchange_loss
-from sagekit.model import Logits, Model
-from sagekit.train import optimizer_for
+from sagekit.losses.adjusted import criterion, interchange_loss
+from sagekit.networks.adapters import SGAdapter
+from sagekit.networks.backbone import load_backbone
+from sagekit.networks.tuned import Logits, Model
+from sagekit.training.train import optimizer_for
 
 
 def literal_adapter(adapter: SGAdapter, tokens: torch.Tensor, w_bar: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from joblib import cpu_count
 
 from sagekit import Config
-from sagekit.sweep import over_seeds, run_points
+from sagekit.studies.sweep import over_seeds, run_points
 
 POINTS = over_seeds({"LIFT": Config.preset("mini", "lift", epochs=2)}, 4)
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 import sagekit as sk
-from sagekit import pretrain, world
+from sagekit.data import world
+from sagekit.networks import pretrain
 
 
 def draw(domain: world.Domain, per_class: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,10 +4,12 @@ import pandas as pd
 import shared
 import streamlit as st
 
-from sagekit import compare, listing, plots, study
-from sagekit.longtail import GROUPS
-from sagekit.metrics import group_names
-from sagekit.runs import VIEWS
+from sagekit import plots
+from sagekit.data.longtail import GROUPS
+from sagekit.runs import compare, listing
+from sagekit.runs.metrics import group_names
+from sagekit.runs.run import VIEWS
+from sagekit.studies import study
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 import sagekit as sk
-from sagekit import embeddings, plots
-from sagekit.batches import single_views
-from sagekit.datasets import Split
+from sagekit import plots
+from sagekit.analyses import embeddings
+from sagekit.data.batches import single_views
+from sagekit.data.datasets import Split
 
 A_CLASS = 12  # images of each class and split that are shown at most
 

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 import sagekit as sk
-from sagekit import attention, compare, plots, views
-from sagekit.batches import single_views
-from sagekit.evaluate import likeliest
-from sagekit.photos import UPLOAD_LIMIT, decode_upload
-from sagekit.runs import Run
+from sagekit import plots
+from sagekit.analyses import attention
+from sagekit.data import views
+from sagekit.data.batches import single_views
+from sagekit.data.photos import UPLOAD_LIMIT, decode_upload
+from sagekit.runs import compare
+from sagekit.runs.run import Run
+from sagekit.training.evaluate import likeliest
 
 MOST = 8
 FROZEN = "zero-shot (frozen)"

@@ -9,8 +9,10 @@ import pandas as pd
 import shared
 import streamlit as st
 
-from sagekit import demo, listing, plots
-from sagekit.metrics import group_names
+from sagekit import plots
+from sagekit.runs import listing
+from sagekit.runs.metrics import group_names
+from sagekit.studies import demo
 
 COLUMNS = ("run", "method", "seed", "data", *(c for g in group_names() for c in (g, f"{g}_interval")), "parameters", "seconds")
 

@@ -6,9 +6,10 @@ import pandas as pd
 import shared
 import streamlit as st
 
-from sagekit import listing, paper
-from sagekit.longtail import DEFINITIONS
-from sagekit.metrics import group_names
+from sagekit import paper
+from sagekit.data.longtail import DEFINITIONS
+from sagekit.runs import listing
+from sagekit.runs.metrics import group_names
 
 TITLES = {1: "1: CIFAR-100-LT", 2: "2: Places-LT", 3: "3: ImageNet-LT", 4: "4: iNaturalist 2018", 5: "5: parts, CIFAR-100-LT",
           6: "6: parts, large sets", 7: "7: other losses", 10: "10: W_proj, CIFAR-100-LT", 11: "11: W_proj, large sets"}

@@ -19,13 +19,15 @@ import plotly.graph_objects as go
 import streamlit as st
 
 import sagekit as sk
-from sagekit import listing, plots, world
-from sagekit.listing import Stamp
-from sagekit.longtail import DEFINITIONS
-from sagekit.metrics import group_names
-from sagekit.predictions import Predictions
-from sagekit.runs import Run
-from sagekit.sweep import DATA_SETTINGS
+from sagekit import plots
+from sagekit.data import world
+from sagekit.data.longtail import DEFINITIONS
+from sagekit.runs import listing
+from sagekit.runs.listing import Stamp
+from sagekit.runs.metrics import group_names
+from sagekit.runs.predictions import Predictions
+from sagekit.runs.run import Run
+from sagekit.studies.sweep import DATA_SETTINGS
 
 VIEW_NAMES = {"single": "single view", "five_crops": "five crops averaged"}
 

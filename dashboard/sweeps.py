@@ -4,8 +4,11 @@ import pandas as pd
 import shared
 import streamlit as st
 
-from sagekit import listing, plots, study, world
-from sagekit.metrics import group_names
+from sagekit import plots
+from sagekit.data import world
+from sagekit.runs import listing
+from sagekit.runs.metrics import group_names
+from sagekit.studies import study
 
 st.title("Sweeps")
 found = {path.name: path for path in listing.sweeps(shared.base())}

@@ -6,7 +6,7 @@ import shared
 import streamlit as st
 
 from sagekit import plots
-from sagekit.runs import Run
+from sagekit.runs.run import Run
 
 CURVES = (("Loss", ("loss",), "mean of the epoch"), ("Accuracy on training images", ("train_accuracy",), "0..1"),
           ("FIT's scalars", ("s_v", "s_t"), "value"), ("Learning rate", ("lr",), "rate"))

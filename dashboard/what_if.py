@@ -4,9 +4,10 @@ import pandas as pd
 import shared
 import streamlit as st
 
-from sagekit import plots, whatif
-from sagekit.metrics import group_names
-from sagekit.runs import Run
+from sagekit import plots
+from sagekit.runs import whatif
+from sagekit.runs.metrics import group_names
+from sagekit.runs.run import Run
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

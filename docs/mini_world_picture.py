@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from sagekit import world
+from sagekit.data import world
 
 SCALE, COLUMNS, GAP, TITLE = 3, 8, 10, 26
 CLASSES = torch.tensor([0, 15, 28, 41, 19, 30, 35, 44])  # two of each texture, eight shapes

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from . import losses
-from .adapters import AdaptFormer, FoldedAdapter, SGAdapter
-from .backbone import Backbone, load_backbone
-from .classifier import Classifier, Logits
 from .config import Config
-from .datasets import DataSet, load_data
+from .data.datasets import DataSet, load_data
 from .errors import UserError
-from .evaluate import evaluate, load_model
-from .model import Model, build_model
-from .predictions import Predictions
-from .runs import Run
-from .train import train
+from .networks.adapters import AdaptFormer, FoldedAdapter, SGAdapter
+from .networks.backbone import Backbone, load_backbone
+from .networks.heads import Classifier, Logits
+from .networks.tuned import Model, build_model
+from .runs.predictions import Predictions
+from .runs.run import Run
+from .training.evaluate import evaluate, load_model
+from .training.train import train
 from .version import VERSION
 
 __version__ = VERSION

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .config import Config
-    from .runs import Run
+    from .runs.run import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="sagekit: fine-tune a CLIP on long-tailed data, and see what each part of the method does.")
@@ -43,7 +43,7 @@ def demo(
 ) -> None:
     """Train zero-shot, LIFT and Sage on the embedded mini world, print head / medium / tail, and open the dashboard."""
     from .config import parse_assignments
-    from .demo import demo_runs
+    from .studies.demo import demo_runs
 
     finished = list(demo_runs(runs, seed, **parse_assignments(sets or [])).values())
     _print_runs(finished, "single", "own")
@@ -118,8 +118,8 @@ def compare(
     view: Annotated[str, typer.Option(help="single or five_crops.")] = "single",
 ) -> None:
     """Compare runs by head / medium / tail, and each with the first on the same images."""
-    from .compare import check_comparable, differences
-    from .runs import Run, find_runs
+    from .runs.compare import check_comparable, differences
+    from .runs.run import Run, find_runs
 
     chosen = [Run(path) for path in paths] if paths else [run for run in find_runs(runs) if run.finished]
     if not chosen:
@@ -138,7 +138,7 @@ def fold(
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write folded.onnx (needs onnx and onnxscript).")] = False,
 ) -> None:
     """Write a Sage run's exact small form (finding 4): the same outputs, a fraction of the parameters."""
-    from .fold import export_onnx, fold_run
+    from .training.fold import export_onnx, fold_run
 
     result = fold_run(run)
     console.print(f"{run / 'folded.safetensors'}: {result.before:,} adapter parameters folded to {result.after:,}; largest "
@@ -155,7 +155,7 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a pretraining that was stopped.")] = False,
 ) -> None:
     """Pretrain a mini CLIP on captions of the mini world (use it with --weights)."""
-    from .pretrain import pretrain as pretrain_mini
+    from .networks.pretrain import pretrain as pretrain_mini
 
     card = pretrain_mini(out, steps, seed, resume)
     console.print(f"{out}: zero-shot {100 * float(str(card['zero_shot_pretraining_domain'])):.1f} % on its own domain "
@@ -195,8 +195,8 @@ def sweep(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Train every point of a sweep that is not trained yet, and summarise it over seeds."""
-    from .study import rows_of
-    from .sweep import read_grid
+    from .studies.study import rows_of
+    from .studies.sweep import read_grid
 
     own_file = spec.endswith((".yaml", ".yml"))
     rows, file_seeds = read_grid(Path(spec)) if own_file else (rows_of(spec, preset), 3)
@@ -215,7 +215,7 @@ def study(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Train the rows of one of the paper's tables over seeds, and compare them in pairs with the first row."""
-    from .study import rows_of
+    from .studies.study import rows_of
 
     _train_many(f"{spec}-{preset}", rows_of(spec, preset), seeds, workers, backend, retry_failed, runs)
 
@@ -223,8 +223,8 @@ def study(
 def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int | None, backend: str, retry_failed: bool,
                 runs: Path) -> None:
     """Points live together in RUNS/points, so that sweeps share them; a study's own folder holds its tables."""
-    from .study import save, summary
-    from .sweep import over_seeds, run_points
+    from .studies.study import save, summary
+    from .studies.sweep import over_seeds, run_points
 
     frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
     save(frame, runs / name)
@@ -239,8 +239,8 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
 
 
 def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
-    from . import world
-    from .metrics import group_names
+    from .data import world
+    from .runs.metrics import group_names
 
     first = frame["row"].iloc[0]
     grid = _table("row", "seeds", *(f"{g} %" for g in group_names()), f"all: to {first}", f"tail: to {first}", title=name)
@@ -268,10 +268,10 @@ def _is_main_process() -> bool:
 
 
 def _print_runs(runs: list[Run], view: str, definition: str) -> None:
-    from . import world
-    from .compare import table
-    from .longtail import DEFINITIONS
-    from .metrics import group_names
+    from .data import world
+    from .data.longtail import DEFINITIONS
+    from .runs.compare import table
+    from .runs.metrics import group_names
 
     frame = table(runs, view, definition)
     metrics = runs[0].metrics

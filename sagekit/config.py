@@ -14,9 +14,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .data.prompts import SINGLE
 from .errors import UserError, nearest
 from .paper import TABLE_8
-from .prompts import SINGLE
 
 Method = Literal["zero-shot", "classifier", "lift", "sage", "scratch"]
 Module = Literal["none", "bitfit", "vpt-shallow", "vpt-deep", "adapter", "lora", "adaptformer", "sg", "full"]

@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
+from .data.longtail import GROUPS, groups
 from .errors import show_one_line
-from .longtail import GROUPS, groups
 
 GROUP_COLOURS = {"head": "#E69F00", "medium": "#009E73", "tail": "#0072B2"}
 SERIES = ("#444444", "#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#A6761D")

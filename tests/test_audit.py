@@ -6,9 +6,9 @@ import torch
 from conftest import shaken
 
 from sagekit import AdaptFormer, Config, Model, SGAdapter, losses
-from sagekit.adapters import count, default_bottleneck
+from sagekit.networks.adapters import count, default_bottleneck
 from sagekit.paper import CLASSES, MEBI, MEGA, TABLE_8, TABLE_12
-from sagekit.train import optimizer_for, set_learning_rate
+from sagekit.training.train import optimizer_for, set_learning_rate
 
 Z = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 3, 4, 0])

@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sagekit import Run
-from sagekit.predictions import reduced
+from sagekit.runs.predictions import reduced
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
 PAGES = ("overview", "compare", "images", "what_if", "embeddings", "sweeps", "training", "paper")

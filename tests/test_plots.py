@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sagekit import plots
-from sagekit.longtail import GROUPS
+from sagekit.data.longtail import GROUPS
 
 COUNTS = np.array([5, 500, 60, 8])
 PAIRED = {"difference": 10.0, "low": 8.0, "high": 13.0}

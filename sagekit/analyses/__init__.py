@@ -1,0 +1,1 @@
+"""The paper's analyses: a model or a run in, numbers out."""

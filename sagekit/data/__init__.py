@@ -1,0 +1,1 @@
+"""What goes in: images, labels, class names, views, batches."""

@@ -1,0 +1,275 @@
+"""The data sets: the mini world, CIFAR-100-LT, image lists (Places-LT, ImageNet-LT, iNaturalist 2018), image folders.
+
+Every loader returns a ``DataSet``: a long-tailed training split, a balanced (or given) test split, class names, and
+the training counts by which classes are grouped. Whatever is wrong with the files is one ``UserError`` line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..errors import UserError
+from . import longtail, world
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@dataclass
+class Split:
+    """N images: ``images`` uint8 (N, 3, H, W) in memory, or ``paths`` of N files. ``labels`` int64 (N,).
+
+    ``masks`` bool (N, H, W) marks the object's pixels where the data set knows them (the mini world).
+    """
+
+    labels: Tensor
+    images: Tensor | None = None
+    paths: list[Path] | None = None
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first_of_each(self, count: int) -> Split:
+        """The first ``count`` images of each class, in the split's order; fewer where a class has fewer."""
+        return self.take(torch.cat([torch.nonzero(self.labels == c)[:count, 0] for c in torch.unique(self.labels)]))
+
+    def take(self, index: Tensor) -> Split:
+        """The images at the places ``index`` int (n,), in that order."""
+        return Split(self.labels[index], None if self.images is None else self.images[index],
+                     None if self.paths is None else [self.paths[i] for i in index.tolist()],
+                     None if self.masks is None else self.masks[index])
+
+
+@dataclass
+class DataSet:
+    """``class_counts`` int64 (C,): training images a class. ``group_counts``: the counts that each definition of head,
+    medium and tail goes by (``longtail.DEFINITIONS``)."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: list[str]
+    class_counts: np.ndarray
+    group_counts: dict[str, np.ndarray]
+
+
+def load_data(config: Config) -> DataSet:
+    """The data of ``config``. Raises ``UserError`` when files are missing, damaged or inconsistent."""
+    data = {"world": _world, "cifar100": _cifar100, "list": _lists, "folder": _folder}[config.dataset](config)
+    empty = np.flatnonzero(data.class_counts == 0)
+    if len(empty):
+        raise UserError(f"class {empty[0]} ('{data.class_names[empty[0]]}') has no training images; remove the class or "
+                        "add an image.")
+    if config.epochs and config.batch_size > len(data.train):
+        raise UserError(f"batch_size is {config.batch_size} and the training set has {len(data.train)} images; lower it "
+                        "with --set batch_size=...")
+    return data
+
+
+def _counted(config: Config, name: str, train: Split, test: Split, names: list[str], beta100: np.ndarray | None) -> DataSet:
+    counts = np.bincount(train.labels.numpy(), minlength=len(names))
+    return DataSet(name, train, test, names, counts,
+                   {"own": counts, "beta100": counts if beta100 is None else beta100})
+
+
+# --- the mini world --------------------------------------------------------------------------------------------------
+
+
+def _world(config: Config) -> DataSet:
+    """Classes are ranked by a fixed shuffle, so that neither a texture nor a shape is rare as a whole."""
+    classes = len(world.CLASS_NAMES)
+    g = world.generator(config.data_seed + 1_000_000_007)
+    rank = torch.randperm(classes, generator=g)
+    counts, beta100 = (torch.from_numpy(longtail.profile(classes, config.largest_class, ratio))[rank]
+                       for ratio in (config.imbalance_ratio or 1.0, 100.0))
+    if counts.min() == 0:
+        raise UserError(f"imbalance_ratio {config.imbalance_ratio:g} leaves classes without images; raise largest_class.")
+    labels = torch.repeat_interleave(torch.arange(classes), counts)
+    colours = world.training_colours(labels, counts, g) if config.mismatch else None
+    train_images, train_masks = world.render(world.sample(labels, world.DOWNSTREAM, g, colours), world.DOWNSTREAM, g)
+    test_labels = torch.arange(classes).repeat_interleave(config.test_per_class)
+    test_images, test_masks = world.render(world.sample(test_labels, world.DOWNSTREAM, g), world.DOWNSTREAM, g)
+    return _counted(config, "mini world", Split(labels, train_images, masks=train_masks),
+                    Split(test_labels, test_images, masks=test_masks), list(world.CLASS_NAMES), beta100.numpy())
+
+
+# --- CIFAR-100-LT ----------------------------------------------------------------------------------------------------
+
+
+def _cifar100(config: Config) -> DataSet:
+    from torchvision.datasets import CIFAR100
+
+    parts = []
+    for is_train in (True, False):
+        try:
+            parts.append(CIFAR100(str(config.data_root), train=is_train, download=not _has_cifar(config.data_root)))
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"CIFAR-100 is not under {config.data_root} and could not be downloaded ({_first_line(error)}). "
+                            "Put the folder cifar-100-python there, or name its parent with --data-root.") from None
+    train, test = parts
+    labels = np.asarray(train.targets)
+    largest = min(config.largest_class, int(np.bincount(labels).min()))
+    names = [name.replace("_", " ") for name in train.classes]
+    counts, beta100 = (longtail.profile(len(names), largest, ratio) for ratio in (config.imbalance_ratio or 1.0, 100.0))
+    chosen = longtail.subsample(labels, counts, config.data_seed)
+    return _counted(config, f"CIFAR-100-LT (imbalance ratio {config.imbalance_ratio or 1:g})",
+                    Split(torch.from_numpy(labels[chosen]), _channels_first(train.data[chosen])),
+                    Split(torch.tensor(test.targets), _channels_first(test.data)), names, beta100)
+
+
+def _has_cifar(root: Path) -> bool:
+    return (root / "cifar-100-python").is_dir()
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+# --- image lists -----------------------------------------------------------------------------------------------------
+
+
+def _lists(config: Config) -> DataSet:
+    train, test = (_read_list(config.data_root, name) for name in (config.train_list, config.test_list))
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    for split, name in ((train, config.train_list), (test, config.test_list)):
+        holes = np.flatnonzero(np.bincount(split.labels.numpy(), minlength=classes) == 0)
+        if len(holes):
+            raise UserError(f"{name} has no image of class {holes[0]}, though labels go up to {classes - 1}; labels must "
+                            "be 0..C-1 without holes.")
+    names = _list_names(config.data_root, train, classes)
+    return _counted(config, config.preset_name, train, test, names, None)
+
+
+def _read_list(root: Path, name: str) -> Split:
+    """An image list: ``path label`` a line, paths relative to ``root``."""
+    file = root / name
+    if not name or not file.is_file():
+        raise UserError(f"no image list at {file}; name the folder that holds it with --data-root.")
+    paths, labels = [], []
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        path, _, label = line.strip().rpartition(" ")
+        if not path or not label.isdecimal():
+            raise UserError(f"{file}, line {number}: '{line.strip()[:80]}' is not 'path label' with a label of 0 or more.")
+        paths.append(root / path)
+        labels.append(int(label))
+    if not paths:
+        raise UserError(f"{file} lists no images.")
+    missing = next(((number, p) for number, p in enumerate(paths, 1) if not os.path.isfile(p)), None)
+    if missing:
+        raise UserError(f"{file}, image {missing[0]}: there is no file {missing[1]}.")
+    return Split(torch.tensor(labels), paths=paths)
+
+
+def _list_names(root: Path, train: Split, classes: int) -> list[str]:
+    """Class names: ``classnames.txt`` where there is one, ImageNet's from open_clip, else the folders' own."""
+    folders = _class_folders(root, train, classes)
+    file = root / "classnames.txt"
+    if file.is_file():
+        table = dict(line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if len(line.split()) > 1)
+        unnamed = [f for f in folders if f not in table]
+        if unnamed:
+            raise UserError(f"{file} has no name for the folder '{unnamed[0]}' (a line is 'folder name').")
+        return [table[f].strip() for f in folders]
+    if classes == 1000 and all(re.fullmatch(r"n\d{8}", f) for f in folders):
+        from open_clip import IMAGENET_CLASSNAMES  # slow to import
+
+        order = {folder: i for i, folder in enumerate(sorted(folders))}
+        return [IMAGENET_CLASSNAMES[order[f]] for f in folders]
+    numbers = [f for f in folders if not re.search("[A-Za-z]{2}", f)]
+    if numbers:
+        raise UserError(f"the folder '{numbers[0]}' says no class name; write {file} with a line 'folder name' for each.")
+    return [re.sub(r"[_\-/]+", " ", f) for f in folders]
+
+
+def _class_folders(root: Path, train: Split, classes: int) -> list[str]:
+    """Each class's folder of training images: what follows the common start, without Places' one-letter level."""
+    assert train.paths is not None
+    first: dict[int, tuple[str, ...]] = {}
+    for path, label in zip(train.paths, train.labels.tolist(), strict=True):
+        first.setdefault(label, path.relative_to(root).parent.parts)
+    parts = [first[c] for c in range(classes)]
+    shortest = min(len(part) for part in parts)
+    start = next((i for i in range(shortest) if len({part[i] for part in parts}) > 1), shortest)
+    folders = ["/".join(p for p in part[start:] if len(p) > 1) for part in parts]
+    return [folder or part[-1] if part else "" for folder, part in zip(folders, parts, strict=True)]
+
+
+# --- an own folder of images -----------------------------------------------------------------------------------------
+
+
+def _folder(config: Config) -> DataSet:
+    """``root/train/CLASS/*`` and ``root/test/CLASS/*``, or ``root/CLASS/*`` of which a share is kept for the test."""
+    root = config.data_root
+    if not root.is_dir():
+        raise UserError(f"no folder at {root}; name the folder of images with --data-root.")
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        names = _subfolders(root / "train")
+        train, test = (_read_folder(root / part, names) for part in ("train", "test"))
+    else:
+        names = _subfolders(root)
+        train, test = _split(_read_folder(root, names), len(names), config)
+    if config.imbalance_ratio is not None:
+        counts = np.bincount(train.labels.numpy(), minlength=len(names))
+        largest = min(config.largest_class, int(counts.min()))
+        chosen = longtail.subsample(train.labels.numpy(), longtail.profile(len(names), largest, config.imbalance_ratio),
+                                    config.data_seed)
+        train = _subset(train, chosen)
+    return _counted(config, root.resolve().name, train, test, _folder_names(root, names), None)
+
+
+def _folder_names(root: Path, folders: list[str]) -> list[str]:
+    file = root / "classnames.txt"
+    if not file.is_file():
+        return [re.sub(r"[_\-]+", " ", name) for name in folders]
+    table = dict(line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if len(line.split()) > 1)
+    return [table.get(name, name).strip() for name in folders]
+
+
+def _subfolders(root: Path) -> list[str]:
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        raise UserError(f"{root} has {len(names)} class folders; at least 2 are needed (root/CLASS/image.jpg).")
+    return names
+
+
+def _read_folder(root: Path, names: list[str]) -> Split:
+    paths, labels = [], []
+    for label, name in enumerate(names):
+        files = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise UserError(f"class folder {root / name} has no images ({', '.join(IMAGE_SUFFIXES)}).")
+        paths += files
+        labels += [label] * len(files)
+    return Split(torch.tensor(labels), paths=paths)
+
+
+def _split(whole: Split, classes: int, config: Config) -> tuple[Split, Split]:
+    rng = np.random.default_rng(config.data_seed)
+    train, test = [], []
+    for c in range(classes):
+        members = rng.permutation(np.flatnonzero(whole.labels.numpy() == c))
+        kept = max(1, round(config.test_share * len(members)))
+        if kept >= len(members):
+            raise UserError(f"class {c} has {len(members)} image(s); 2 are needed to keep one for the test.")
+        test.append(members[:kept])
+        train.append(members[kept:])
+    return _subset(whole, np.concatenate(train)), _subset(whole, np.concatenate(test))
+
+
+def _subset(split: Split, chosen: np.ndarray) -> Split:
+    assert split.paths is not None
+    return Split(split.labels[torch.from_numpy(chosen)], paths=[split.paths[i] for i in chosen])

@@ -1,0 +1,74 @@
+"""Long-tailed counts and the head / medium / tail groups.
+
+Profile of CIFAR-100-LT (the common protocol), classes i = 0..C-1 in label order, imbalance ratio beta:
+
+    n_i = int( n_max * (1 / beta)^(i / (C - 1)) )
+
+Groups by a class's training images: head > 100, 20 <= medium <= 100, tail < 20. The LIFT line of work takes the
+groups of every CIFAR variant from the beta = 100 profile; ``DEFINITIONS`` names both readings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import UserError
+
+GROUPS = ("head", "medium", "tail")
+DEFINITIONS = {
+    "own": "groups by the data set's own training counts",
+    "beta100": "groups by the counts of the same data at imbalance ratio 100 (LIFT's convention for CIFAR-100-LT)",
+}
+
+
+def profile(classes: int, largest: int, imbalance_ratio: float) -> np.ndarray:
+    """Training images of each class, int64 (classes,), largest first. ``imbalance_ratio`` >= 1; 1 is balanced."""
+    if imbalance_ratio < 1:
+        raise UserError(f"imbalance_ratio is {imbalance_ratio:g}; it is n_max / n_min and so at least 1.")
+    exponent = np.arange(classes) / max(1, classes - 1)
+    return np.array([int(largest * (1 / imbalance_ratio) ** e) for e in exponent], dtype=np.int64)
+
+
+def sketch(classes: int, images: int, largest: int, smallest: int) -> np.ndarray:
+    """A smooth stand-in for a profile of which only these four numbers are known, int64 (classes,), largest first.
+
+    n_i = largest (smallest / largest)^((i / (C - 1))^q), with q such that the sum comes out at about ``images``; q = 1 is
+    ``profile``.
+    """
+    from scipy.optimize import brentq  # slow to import
+
+    place = np.arange(classes) / max(1, classes - 1)
+
+    def counts(q: float) -> np.ndarray:
+        return largest * (smallest / largest) ** (place**q)
+
+    if not counts(1e-2).sum() < images < counts(1e2).sum():
+        raise UserError(f"{classes} classes of {smallest} to {largest} images cannot have {images} in all.")
+    return np.round(counts(brentq(lambda q: counts(q).sum() - images, 1e-2, 1e2))).astype(np.int64)
+
+
+def groups(class_counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Class indices of head (> 100 images), medium (20..100) and tail (< 20); a group may be empty."""
+    n = np.asarray(class_counts)
+    return {
+        "head": np.flatnonzero(n > 100),
+        "medium": np.flatnonzero((n >= 20) & (n <= 100)),
+        "tail": np.flatnonzero(n < 20),
+    }
+
+
+def subsample(labels: np.ndarray, class_counts: np.ndarray, seed: int) -> np.ndarray:
+    """Indices of a long-tailed subset with ``class_counts[c]`` images of class c, drawn without replacement.
+
+    ``labels`` int (N,). Raises ``UserError`` when a class has fewer images than asked for.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for c, count in enumerate(class_counts):
+        members = np.flatnonzero(labels == c)
+        if len(members) < count:
+            raise UserError(f"class {c} has {len(members)} images; {count} are asked for. Lower the largest count.")
+        chosen.append(rng.permutation(members)[:count])
+    return np.concatenate(chosen)

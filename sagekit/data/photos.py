@@ -1,0 +1,96 @@
+"""Photographs: image files of any size, decoded no larger than their view needs.
+
+A JPEG decodes to 1/k of its size (k = 2, 4, 8) in a fraction of the time. A view that takes ``found`` pixels to ``wanted`` uses
+the largest k with
+
+    found / k >= 2 wanted
+
+so resizing still sees two pixels for each that it makes. A pixel then changes by about half of one of 255 grey levels in the
+mean (benchmarks/reading.py); rounding to bytes alone makes a quarter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..config import Config
+from ..errors import UserError
+from . import views
+
+UPLOAD_LIMIT = 10_000_000
+"""Bytes of an image that someone hands in."""
+UPLOAD_PIXELS = 40_000_000
+UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+
+
+def train_view(path: Path, size: int, config: Config, g: torch.Generator) -> Tensor:
+    """A random view of the file, uint8 (3, size, size), drawn from ``g`` alone.
+
+    Raises ``UserError`` when the file is no whole image.
+    """
+    from torchvision.transforms import v2  # slow to import
+
+    with _opened(path, str(path)) as image:
+        full = torch.tensor([image.height, image.width])
+        (box,), flips = views.draw_train_views(1, image.height, image.width, config, g)
+        pixels = _pixels(image, reduction(box[2:].min().item(), size))
+    shrunk = torch.tensor(pixels.shape[1:]) / full
+    top, left = (box[:2] * shrunk).round().int().tolist()
+    bottom, right = ((box[:2] + box[2:]) * shrunk).round().int().tolist()
+    view = v2.functional.resized_crop(pixels, top, left, bottom - top, right - left, [size, size], antialias=True)
+    return view.flip(-1) if flips[0] else view
+
+
+def evaluation_views(path: Path, size: int, config: Config, ensembling: bool) -> Tensor:
+    """The centre view of the file or its five crops, float (1 or 5, 3, size, size) in 0..1. Raises as ``train_view``.
+
+    Resized as bytes, as LIFT's transforms do: several times faster than in floats.
+    """
+    from torchvision.transforms import v2  # slow to import
+
+    side = size + config.ensemble_margin if ensembling else config.test_resize
+    with _opened(path, str(path)) as image:
+        pixels = _pixels(image, reduction(min(image.size), side))
+    resized = v2.functional.resize(pixels, [side], antialias=True)
+    return torch.stack(views.evaluation_views(resized, size, config, ensembling))
+
+
+def decode_upload(content: bytes, name: str) -> Tensor:
+    """The pixels of a file that someone hands in, uint8 (3, H, W). Raises ``UserError`` for more than ``UPLOAD_LIMIT`` bytes or
+    ``UPLOAD_PIXELS`` pixels, and for what is none of ``UPLOAD_FORMATS``."""
+    if len(content) > UPLOAD_LIMIT:
+        raise UserError(f"{name} has {len(content) / 1e6:.1f} MB; at most {UPLOAD_LIMIT / 1e6:.0f} MB are taken.")
+    with _opened(io.BytesIO(content), name, UPLOAD_FORMATS) as image:
+        if image.width * image.height > UPLOAD_PIXELS:  # said by the header: nothing is unpacked yet
+            raise UserError(f"{name} has {image.width} x {image.height} pixels; at most {UPLOAD_PIXELS / 1e6:.0f} million go.")
+        return _pixels(image)
+
+
+def reduction(found: float, wanted: int) -> int:
+    """The largest k in 1, 2, 4, 8 with ``found`` / k >= 2 ``wanted`` (pixels), or 1."""
+    return max(k for k in (1, 2, 4, 8) if k == 1 or found >= 2 * k * wanted)
+
+
+@contextlib.contextmanager
+def _opened(file: Path | io.BytesIO, name: str, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+    try:
+        with Image.open(file, formats=formats) as image:
+            yield image
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} is damaged or not an image ({str(error)[:80]}).") from None
+
+
+def _pixels(image: Image.Image, smaller: int = 1) -> Tensor:
+    """Uint8 (3, H, W): of a JPEG that is ``smaller`` times smaller, of anything else as it is."""
+    from torchvision.transforms import v2  # slow to import
+
+    if smaller > 1:
+        image.draft(None, (image.width // smaller, image.height // smaller))
+    return v2.functional.pil_to_tensor(image.convert("RGB"))

@@ -1,0 +1,107 @@
+"""What the frozen model makes of test images and class names, computed once and kept.
+
+A file of the cache (``SAGEKIT_CACHE``, or ``~/.cache/sagekit``) is named by a hash of all that its content depends on: CLIP's
+name and weights, and the images and the view, or the prompts. So runs that differ in anything else share it, and a changed
+image, view, weight or prompt is another file. Writers may race: files are written atomically and the last one wins with the
+same content. Deleting the folder costs time only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..data.datasets import Split
+from ..devices import measuring_precision
+from ..errors import UserError
+from ..files import load_tensors, save_tensors, sha256
+from ..progress import bar
+from .backbone import Backbone
+
+
+def cache_folder() -> Path:
+    """Where features are kept."""
+    return Path(os.environ.get("SAGEKIT_CACHE", Path.home() / ".cache" / "sagekit")).expanduser()
+
+
+def text_features(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str], normalise_each: bool) -> Tensor:
+    """``backbone.text_features``, W^zs (C, d), from the cache where it is there."""
+    text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
+    digest = _digest(backbone, {**text_tower, "proj": backbone.visual.proj})
+    device = backbone.mean.device
+    digest.update(json.dumps([list(class_names), list(templates), normalise_each, device.type]).encode())
+    path = cache_folder() / f"text-{digest.hexdigest()[:32]}.safetensors"
+    found = read(path, len(class_names))
+    if found is None:
+        found = backbone.text_features(class_names, templates, normalise_each)
+        _keep(path, found)
+    return found.to(device)
+
+
+def place(backbone: Backbone, split: Split, config: Config, device: torch.device, ensembling: bool,
+          show: bool = True) -> Path | None:
+    """The file of the cache for f^zs of every view of ``split``: one, or five crops (``ensembling``).
+
+    None where an image file cannot be read: whoever decodes it will say so.
+    """
+    digest = _digest(backbone, backbone.visual.state_dict())
+    try:
+        _add_images(digest, split, config, show)
+    except OSError:
+        return None
+    view = config.ensemble_margin if ensembling else config.test_resize
+    with measuring_precision(config, device):
+        precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
+    digest.update(f"{ensembling} {view} {precision} {device.type}".encode())
+    return cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
+
+
+def _digest(backbone: Backbone, weights: Mapping[str, Tensor]) -> hashlib._Hash:
+    digest = hashlib.sha256(backbone.name.encode())  # says what weights do not: the activation, the number of heads
+    for name, tensor in weights.items():
+        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return digest
+
+
+def _add_images(digest: hashlib._Hash, split: Split, config: Config, show: bool) -> None:
+    if split.images is not None:
+        digest.update(str(tuple(split.images.shape)).encode() + split.images.cpu().contiguous().numpy().tobytes())
+        return
+    assert split.paths is not None
+    with ThreadPoolExecutor(max(1, config.workers)) as pool:
+        for content in bar(pool.map(sha256, split.paths), total=len(split), what="test files", show=show):
+            digest.update(content.encode())
+
+
+def read(path: Path, rows: int) -> Tensor | None:
+    """What ``path`` holds, float32 (rows, ...) on the CPU; None where it is absent, damaged or of another size."""
+    with contextlib.suppress(UserError):
+        found = load_tensors(path)["features"]
+        if len(found) == rows:
+            return found
+    return None
+
+
+def write(path: Path, parts: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+    """Keep ``parts``: places (n,) in the split and their features (n, V, d), together all of it.
+
+    Does nothing where a part has no features (another process read them).
+    """
+    known = [features for _, features in parts if features is not None]
+    if len(known) == len(parts):
+        order = torch.cat([index for index, _ in parts]).argsort()
+        _keep(path, torch.cat(known)[order])
+
+
+def _keep(path: Path, features: Tensor) -> None:
+    with contextlib.suppress(UserError, OSError):  # a full or forbidden disk: go on without a cache
+        save_tensors(path, {"features": features})

@@ -1,0 +1,96 @@
+"""Measures of a classifier on a test set, from its predictions: pure numpy, no model.
+
+Top-1 by group, macro-F1, worst class, harmonic and geometric mean of the class accuracies, and expected calibration
+error with 15 equal bins of confidence:
+
+    ECE = sum_b (n_b / N) | accuracy_b - confidence_b |
+
+Every group accuracy has a 95 % percentile bootstrap interval over its images. Resampling n zeros and ones with mean a
+gives Binomial(n, a) / n exactly, so the bootstrap is drawn from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import gmean, hmean
+from sklearn.metrics import f1_score
+
+from ..data.longtail import GROUPS, groups
+from .predictions import Predictions
+
+DRAWS = 2000
+
+
+def interval(correct: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Accuracy of ``correct`` bool (n,) with its bootstrap interval, all in 0..1; empty in, empty out (None)."""
+    n = len(correct)
+    if n == 0:
+        return {"accuracy": None, "low": None, "high": None, "images": 0}
+    accuracy = float(correct.mean())
+    low, high = np.quantile(np.random.default_rng(seed).binomial(n, accuracy, DRAWS) / n, [0.025, 0.975])
+    return {"accuracy": accuracy, "low": float(low), "high": float(high), "images": n}
+
+
+def class_accuracies(correct: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Top-1 of each class, float (C,), nan for a class without test images."""
+    total = np.bincount(labels, minlength=classes)
+    right = np.bincount(labels, weights=correct, minlength=classes)
+    return np.divide(right, total, out=np.full(classes, np.nan), where=total > 0)
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (0..1) of predictions with ``confidence`` float (N,) that are ``correct`` bool (N,)."""
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(correct[which == b].mean() - confidence[which == b].mean()) * (which == b).mean()
+            for b in np.unique(which)]
+    return float(sum(gaps))
+
+
+def measure(predictions: Predictions, classes: int, group_counts: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Everything that ``metrics.json`` says about one set of predictions over C = ``classes``.
+
+    ``group_counts``: counts (C,) for each definition of head / medium / tail. Harmonic and geometric mean are 0 when a class
+    is never right.
+    """
+    predicted, labels = predictions.predicted, predictions.labels
+    correct = predicted == labels
+    per_class = class_accuracies(correct, labels, classes)
+    seen = per_class[~np.isnan(per_class)]
+    return {
+        "all": interval(correct),
+        "groups": {
+            definition: {
+                group: {**interval(correct[np.isin(labels, members)]), "classes": len(members)}
+                for group, members in groups(counts).items()
+            }
+            for definition, counts in group_counts.items()
+        },
+        "macro_f1": float(f1_score(labels, predicted, average="macro", labels=np.arange(classes), zero_division=0)),
+        "worst_class": float(seen.min()),
+        "harmonic_mean": float(hmean(seen)) if seen.min() > 0 else 0.0,
+        "geometric_mean": float(gmean(seen)) if seen.min() > 0 else 0.0,
+        "calibration_error": calibration_error(predictions.confidence, correct),
+        "per_class": [None if np.isnan(a) else float(a) for a in per_class],
+    }
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Accuracy of ``b`` minus that of ``a`` on the same images, bool (n,) each, with interval and two-sided p-value.
+
+    The paired bootstrap over images: resampling the differences -1, 0, +1 is one multinomial draw.
+    """
+    n = len(a)
+    gain, loss = float((b & ~a).mean()), float((a & ~b).mean())
+    draws = np.random.default_rng(seed).multinomial(n, [gain, loss, max(0.0, 1 - gain - loss)], DRAWS)
+    differences = (draws[:, 0] - draws[:, 1]) / n
+    low, high = np.quantile(differences, [0.025, 0.975])
+    tail = min((differences <= 0).mean(), (differences >= 0).mean())
+    return {"difference": gain - loss, "low": float(low), "high": float(high),
+            "p": float(min(1.0, max(2 * tail, 1 / DRAWS)))}
+
+
+def group_names() -> tuple[str, ...]:
+    """``all``, then the three groups: the order of every table."""
+    return ("all", *GROUPS)

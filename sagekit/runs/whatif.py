@@ -1,0 +1,63 @@
+"""What if? Questions that stored logits answer without a model: another tau, other scalars of FIT.
+
+    z^(s_1, s_2) = z + s_1 z_v + s_2 z_t                       (Eq 23, other scalars)
+    z' = z^ - tau log(n_i / N)                                 (post-hoc logit adjustment, Menon et al. 2021)
+
+tau > 0 favours rare classes, tau < 0 frequent ones. A run that was trained with logit adjustment stands at tau = 0: its
+training has taken the class counts into account already. ``curve`` moves tau and marks the points
+that no other point beats in head and tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..data.longtail import GROUPS, groups
+from .predictions import Predictions
+
+TAUS = tuple(t / 10 for t in range(-15, 16))
+"""Where ``curve`` looks."""
+
+
+def logits(stored: Predictions, s_v: float, s_t: float) -> np.ndarray:
+    """Eq 23 with other scalars, float32 (N, C), of the stored classes; without FIT the scalars have nothing to weigh."""
+    if stored.z_v is None or stored.z_t is None:
+        return stored.z
+    return stored.z + np.float32(s_v) * stored.z_v + np.float32(s_t) * stored.z_t
+
+
+def predicted(stored: Predictions, class_counts: Sequence[int] | np.ndarray, tau: float, s_v: float, s_t: float) -> np.ndarray:
+    """The class (N,) of each image with other scalars and tau log(n_i / N) taken away, for training counts (C,) of at least 1.
+
+    Approximate where not all classes are stored (``stored.classes``).
+    """
+    n = np.asarray(class_counts, np.float64)
+    offset = (tau * np.log(n / n.sum())).astype(np.float32)
+    z = logits(stored, s_v, s_t) - (offset if stored.classes is None else offset[stored.classes])
+    return stored.named(z.argmax(1))
+
+
+def accuracies(predicted: np.ndarray, labels: np.ndarray, group_counts: Sequence[int] | np.ndarray) -> dict[str, float]:
+    """Top-1 (percent) of all, head, medium and tail for predicted classes (N,); nan for a group without images."""
+    correct = predicted == labels
+    members = {"all": np.arange(len(group_counts)), **groups(group_counts)}
+    chosen = {group: np.isin(labels, classes) for group, classes in members.items()}
+    return {group: float(100 * correct[c].mean()) if c.any() else float("nan") for group, c in chosen.items()}
+
+
+def curve(stored: Predictions, class_counts: Sequence[int] | np.ndarray, group_counts: Sequence[int] | np.ndarray, s_v: float,
+          s_t: float, taus: Sequence[float] = TAUS) -> pd.DataFrame:
+    """One row for each of ``taus``: ``tau``, all / head / medium / tail (percent), and ``best``: whether no other row is at
+    least as good in head and tail and better in one."""
+    answers = {tau: predicted(stored, class_counts, tau, s_v, s_t) for tau in taus}
+    frame = pd.DataFrame([{"tau": tau, **accuracies(p, stored.labels, group_counts)} for tau, p in answers.items()])
+    return frame.assign(best=_unbeaten(frame[[GROUPS[0], GROUPS[-1]]].to_numpy()))
+
+
+def _unbeaten(points: np.ndarray) -> np.ndarray:
+    as_good = np.all(points[None] >= points[:, None], axis=2)
+    better = np.any(points[None] > points[:, None], axis=2)
+    return np.asarray(~np.any(as_good & better, axis=1))

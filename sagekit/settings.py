@@ -1,0 +1,76 @@
+"""Settings in parts: each room of the house takes only its own. ``config`` puts them together, flat on the outside.
+
+A setting that says where a run computes, and not what, carries ``where=True``: it may differ when a run is resumed, and names no
+point of a sweep.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Part(BaseModel):
+    """Frozen settings; unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _where(default: Any, **about: Any) -> Any:
+    return Field(default, json_schema_extra={"where": True}, **about)
+
+
+def where(part: type[BaseModel]) -> set[str]:
+    """The settings of ``part`` that say where a run computes, not what."""
+    return {key for key, field in part.model_fields.items() if isinstance(field.json_schema_extra, dict)
+            and field.json_schema_extra.get("where")}
+
+
+class DataSettings(Part):
+    """Which images."""
+
+    dataset: Literal["world", "cifar100", "list", "folder"] = Field("world", description="where images come from")
+    data_root: Path = _where(Path("data"), description="folder of the data set; for lists, what paths are relative to")
+    data_name: str = Field("", description="what the set is called in tables (lists); empty: by its kind")
+    train_list: str = Field("", description="image list 'path label' a line, relative to data_root (dataset=list)")
+    test_list: str = Field("", description="likewise, for the balanced test set")
+    imbalance_ratio: float | None = Field(100.0, ge=1, description="beta; empty: the data's own counts (folder)")
+    largest_class: int = Field(500, ge=1, description="n_1, for data that the kit makes long-tailed")
+    test_per_class: int = Field(50, ge=1, description="test images a class (dataset=world)")
+    mismatch: bool = Field(True, description="rare classes show only some colours in training (dataset=world)")
+    data_seed: int = Field(0, ge=0, description="which images are drawn; the run's seed does not change the data")
+    test_share: float = Field(0.2, gt=0, lt=1, description="of a folder without a test/ split, kept for the test")
+
+
+class NetworkSettings(Part):
+    """Which network: a frozen CLIP, or one that is trained from scratch."""
+
+    backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, or 'resnet32'")
+    pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai; 'random': none (benchmarks)")
+    weights: Path | None = Field(None, description="local weight file instead of the tag (safetensors or state dict)")
+    image_size: int = Field(32, ge=8, description="pixels that a network from scratch sees (a CLIP knows its own size)")
+
+
+class ViewSettings(Part):
+    """How an image is shown."""
+
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of RandomResizedCrop (LIFT)")
+    flip: bool = Field(True, description="horizontal flip with probability 1/2 (LIFT)")
+    test_resize: int | None = Field(None, ge=8, description="pixels, then a centre crop; empty: image size * 8 // 7 (LIFT)")
+    ensemble_margin: int | None = Field(
+        None, ge=1, description="five crops out of image size + this many pixels; empty: image size * 3 // 28 (LIFT's 24 at 224)")
+    ensembling: bool = Field(False, description="also measure with five crops averaged (finding 10)")
+
+
+class MachineSettings(Part):
+    """Where and how a run computes."""
+
+    device: str = _where("auto", pattern="^(auto|cpu|cuda|mps)$", description="auto, cpu, cuda or mps")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast; fp32: no TF32 either")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is split into")
+    workers: int = _where(2, ge=0, description="processes that decode images (lists and folders)")
+    checkpointing: bool = _where(False, description="compute each block again in the backward pass: less memory, more time")
+    compile: bool = _where(False, description="torch.compile the network: a minute at the start, faster steps after it")
+    share_stages: bool = _where(True, description="take a first stage that another run has trained alike from the cache")

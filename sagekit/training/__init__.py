@@ -1,0 +1,1 @@
+"""Training, measuring, predicting, and what leaves a run."""

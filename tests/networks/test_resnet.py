@@ -1,0 +1,134 @@
+"""ResNet-32: its size, its block by plain code, its heads, and a run from scratch."""
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL, small, write_images
+
+from sagekit import Config, UserError, evaluate, load_data, train
+from sagekit.networks.resnet import Block, Scratch
+from sagekit.networks.tuned import build_classifier, build_model
+from sagekit.training import fold
+
+
+def scratch(**changes):
+    return Config.preset("mini", "scratch", **{**SMALL, **changes})
+
+
+def test_it_has_the_published_size():
+    """0.46M in Table 1: without the classifier."""
+    model = Scratch(100, scratch())
+    assert model.parameter_counts() == {"module": 463_504, "classifier": 64 * 100 + 100, "fit": 0}
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) + 1 == 32
+
+
+def test_a_stage_s_first_block_by_plain_code():
+    block = Block(2, 4, 2).double().eval()
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+    y = block.norm2(F.conv2d(F.relu(block.norm1(F.conv2d(x, block.conv1.weight, stride=2, padding=1))), block.conv2.weight,
+                             padding=1))
+    y[:, 1:3] += x[:, :, ::2, ::2]
+    torch.testing.assert_close(block(x), F.relu(y))
+
+
+def test_a_cosine_head_is_bounded_by_its_scale():
+    model = Scratch(5, scratch(head="cosine")).eval()
+    feature = 100 * torch.randn(7, 64)
+    z = model.classify(feature).z
+    torch.testing.assert_close(z, 25 * F.cosine_similarity(feature[:, None], model.classifier.weight[None], dim=-1))
+
+
+def test_bytes_and_fractions_are_the_same_image():
+    model = Scratch(5, scratch()).eval()
+    pixels = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
+    torch.testing.assert_close(model(pixels).z, model(pixels / 255).z)
+
+
+@pytest.mark.parametrize("loss", ["ce", "proco"])
+def test_a_run_resumes_bit_for_bit_and_measures_again(tmp_path, loss, monkeypatch):
+    trainer = sys.modules["sagekit.training.train"]
+    config = scratch(loss=loss, epochs=2, largest_class=10, test_per_class=2)
+    data = load_data(config)
+    whole = train(config, tmp_path / "whole", data=data, show=False)
+    real = trainer._epoch
+
+    def cut(wrapped, model, optimizer, data, config, state, *rest):
+        if state.epoch == 1:
+            raise KeyboardInterrupt
+        return real(wrapped, model, optimizer, data, config, state, *rest)
+
+    monkeypatch.setattr(trainer, "_epoch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", data=data, show=False)
+    monkeypatch.setattr(trainer, "_epoch", real)
+    resumed = train(config, tmp_path / "cut", resume=True, data=data, show=False)
+    assert all(torch.equal(resumed.weights()[k], v) for k, v in whole.weights().items())
+    again = evaluate(resumed, show=False)
+    assert again["results"]["single"]["all"] == whole.metrics["results"]["single"]["all"]
+
+
+@pytest.mark.parametrize("loss", ["ce", "proco"])
+def test_it_runs_on_cifar_100_lt(tmp_path, cifar, loss):
+    """At 32 px, on a folder in CIFAR-100's format; five crops too."""
+    config = Config.preset("cifar100-lt-10", "scratch", data_root=cifar, epochs=1, loss=loss, ensembling=True)
+    run = train(config, tmp_path / "run", show=False)
+    assert run.predictions().z.shape == (200, 100)
+    assert set(run.metrics["results"]) == {"single", "five_crops"}
+
+
+def test_it_learns_a_batch_by_heart():
+    g = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(16, 3, 24, 24, generator=g), torch.arange(16) % 4
+    torch.manual_seed(0)
+    model = Scratch(4, scratch()).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(40):
+        loss = F.cross_entropy(model(images).z, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"loss": "kps"}, "needs head=cosine"),
+    ({"fit": True}, "needs module=none and fit=false"),
+    ({"module": "sg"}, "needs module=none and fit=false"),
+    ({"backbone": "mini"}, "go together"),
+])
+def test_what_does_not_go_together(changes, message):
+    with pytest.raises(UserError, match=message):
+        scratch(**changes)
+
+
+def test_clip_s_own_limits():
+    with pytest.raises(UserError, match="needs method scratch"):
+        small("lift", loss="proco")
+    with pytest.raises(UserError, match="set fit=false"):
+        small("sage", loss="dbm")
+    with pytest.raises(UserError, match="has tau = 1"):
+        small("sage", tau=1.5)
+
+
+def test_one_factory_for_each_kind():
+    assert isinstance(build_classifier(scratch()), Scratch)
+    with pytest.raises(UserError, match="has no frozen CLIP"):
+        build_model(scratch())
+
+
+def test_it_cannot_be_folded(tmp_path):
+    run = train(scratch(epochs=0), tmp_path / "run", show=False)
+    with pytest.raises(UserError, match="no SG-Adapters to fold"):
+        fold.fold_run(run.path)
+
+
+def test_shifted_images_need_memory(tmp_path):
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 6)
+    config = Config.preset("folder", "scratch", data_root=tmp_path, epochs=1, batch_size=4)
+    with pytest.raises(UserError, match="held in memory"):
+        train(config, tmp_path / "run", show=False)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,109 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from sagekit import Run, UserError
+from sagekit.runs.compare import (
+    by_setting,
+    check_comparable,
+    confusions,
+    differences,
+    per_class,
+    t_half_width,
+    table,
+    won_and_lost,
+)
+
+
+def test_table_is_in_percent_with_intervals(runs):
+    frame = table([runs["lift"], runs["sage"]])
+    assert frame["method"].tolist() == ["lift", "sage"]
+    accuracy = runs["sage"].metrics["results"]["single"]["all"]["accuracy"]
+    assert frame["all"].iloc[1] == pytest.approx(100 * accuracy)
+    assert (frame["all_low"] <= frame["all"]).all()
+    assert (frame["all"] <= frame["all_high"]).all()
+    assert frame["head"].isna().all()  # no class has more than 30 images here
+
+
+def test_differences_are_paired(runs):
+    frame = differences(runs["zero-shot"], runs["sage"])
+    a, b = runs["zero-shot"].predictions(), runs["sage"].predictions()
+    assert frame["group"].tolist() == ["all", "medium", "tail"]
+    assert frame["difference"].iloc[0] == pytest.approx(100 * (b.correct.mean() - a.correct.mean()))
+    assert frame["images"].tolist()[0] == 192
+
+
+def test_t_interval_by_hand():
+    assert t_half_width(np.array([1.0, 3.0])) == pytest.approx(12.706, abs=1e-3)  # t(0.975, 1) * sqrt(2) / sqrt(2)
+
+
+def test_t_interval_of_one_value_is_unknown():
+    assert np.isnan(t_half_width(np.array([1.0])))
+
+
+@pytest.mark.parametrize(("old", "new", "reason"), [
+    ('"plain circle"', '"round thing"', "other classes"),
+    ('"test_images": 192', '"test_images": 191', "another test set"),
+])
+def test_runs_that_cannot_be_compared_say_why(runs, tmp_path, old, new, reason):
+    other = Run(shutil.copytree(runs["lift"].path, tmp_path / "other"))
+    file = other.path / "metrics.json"
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(UserError, match=reason):
+        check_comparable([runs["sage"], other])
+
+
+def test_unknown_view_or_groups(runs):
+    with pytest.raises(UserError, match="unknown view or groups"):
+        table([runs["sage"]], definition="mine")
+    with pytest.raises(UserError, match="without five crops"):
+        table([runs["sage"]], view="five_crops")
+
+
+def test_classes_one_by_one(runs):
+    frame = per_class(runs["zero-shot"], runs["sage"])
+    a, b = runs["zero-shot"].predictions(), runs["sage"].predictions()
+    assert len(frame) == 48
+    assert frame["images"].is_monotonic_decreasing
+    assert (frame["tested"] == 4).all()
+    row = frame.iloc[7]
+    own = a.labels == row["label"]
+    assert row["base"] == pytest.approx(100 * a.correct[own].mean())
+    assert row["difference"] == pytest.approx(100 * (b.correct[own].mean() - a.correct[own].mean()))
+    assert row["group"] == ("medium" if row["images"] >= 20 else "tail")
+    assert frame["difference"].mean() == pytest.approx(differences(runs["zero-shot"], runs["sage"])["difference"].iloc[0])
+
+
+def test_confusions_are_counted(runs):
+    frame = confusions(runs["zero-shot"], runs["sage"])
+    a, b = runs["zero-shot"].predictions(), runs["sage"].predictions()
+    names = runs["sage"].metrics["class_names"]
+    row = frame.iloc[0]
+    pair = names.index(row["true"]), names.index(row["taken_for"])
+    for run, column in ((a, "base"), (b, "other")):
+        assert row[column] == ((run.labels == pair[0]) & (run.logits.argmax(1) == pair[1])).sum()
+    assert frame["change"].abs().is_monotonic_decreasing
+    assert (frame["true"] != frame["taken_for"]).all()
+    assert frame["change"].sum() == (~b.correct).sum() - (~a.correct).sum()
+
+
+def test_won_and_lost_images(runs):
+    won, lost = won_and_lost(runs["zero-shot"], runs["sage"])
+    a, b = runs["zero-shot"].predictions().correct, runs["sage"].predictions().correct
+    assert len(won) - len(lost) == b.sum() - a.sum()
+    assert b[won].all()
+    assert not b[lost].any()
+
+
+def test_runs_of_one_setting_are_together(runs, tmp_path):
+    for name, old, new in (("again", "seed: 0\n", "seed: 4\n"), ("other", "gamma: 0.05", "gamma: 0.2")):
+        shutil.copytree(runs["sage"].path, tmp_path / name)
+        text = (tmp_path / name / "config.yaml").read_text()
+        (tmp_path / name / "config.yaml").write_text(text.replace(f"\n{old}", f"\n{new}"))
+    found = by_setting([Run(tmp_path / "again"), Run(tmp_path / "other"), runs["sage"], runs["lift"]])
+    assert {tuple(run.name for run in group) for group in found.values()} == {("lift",), ("sage", "again"), ("other",)}
+    names = {group[0].name: name for name, group in found.items()}
+    assert names["lift"].startswith("mini lift, ")
+    assert "gamma=0.2" in names["other"]
+    assert "gamma" not in names["sage"]

@@ -1,0 +1,76 @@
+"""What-if answers from stored logits, against direct counting."""
+
+import numpy as np
+import pytest
+
+from sagekit.runs import whatif
+from sagekit.runs.predictions import Predictions, reduced
+
+COUNTS = np.array([200, 50, 5])
+
+
+def stored(fit: bool = True, n: int = 300) -> Predictions:
+    rng = np.random.default_rng(0)
+    z, z_v, z_t = rng.normal(size=(3, n, 3)).astype(np.float32)
+    return Predictions(rng.integers(0, 3, n), z, z_v if fit else None, z_t if fit else None, 0.3, 0.2)
+
+
+def test_trained_scalars_give_the_stored_prediction():
+    p = stored()
+    np.testing.assert_allclose(whatif.logits(p, p.s_v, p.s_t), p.logits, atol=1e-6)
+
+
+def test_scalars_weigh_as_equation_23():
+    p = stored()
+    np.testing.assert_allclose(whatif.logits(p, -1.0, 2.0), p.z - p.z_v + 2 * p.z_t, atol=1e-5)
+    np.testing.assert_array_equal(whatif.logits(p, 0.0, 0.0), p.z)
+
+
+def test_without_fit_scalars_do_nothing():
+    p = stored(fit=False)
+    np.testing.assert_array_equal(whatif.logits(p, 5.0, -5.0), p.z)
+
+
+def test_adjustment_in_float64():
+    p = stored()
+    literal = p.z.astype(np.float64) + 0.1 * p.z_v + 0.4 * p.z_t - 0.7 * np.log(COUNTS / COUNTS.sum())
+    np.testing.assert_array_equal(whatif.predicted(p, COUNTS, 0.7, 0.1, 0.4), literal.argmax(1))
+
+
+def test_as_trained_nothing_moves():
+    p = stored()
+    np.testing.assert_array_equal(whatif.predicted(p, COUNTS, 0.0, p.s_v, p.s_t), p.predicted)
+
+
+def test_a_large_tau_predicts_the_rarest_class_and_a_small_one_the_commonest():
+    p = stored()
+    for tau, only in ((1e3, "tail"), (-1e3, "head")):
+        found = whatif.accuracies(whatif.predicted(p, COUNTS, tau, 0.0, 0.0), p.labels, COUNTS)
+        assert found[only] == 100
+        assert sum(found[g] for g in ("head", "medium", "tail")) == 100
+
+
+def test_accuracies_by_group_are_counted():
+    labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0])
+    assert whatif.accuracies(predicted, labels, COUNTS) == {"all": 50.0, "head": 50.0, "medium": 100.0, "tail": 0.0}
+    assert np.isnan(whatif.accuracies(predicted, labels, np.array([200, 300, 400]))["tail"])
+
+
+def test_the_curve_marks_what_no_other_tau_beats():
+    p = stored()
+    frame = whatif.curve(p, COUNTS, COUNTS, p.s_v, p.s_t)
+    trained = frame[frame["tau"] == 0].iloc[0]
+    assert trained["all"] == pytest.approx(100 * p.correct.mean())
+    for row in frame.to_dict("records"):
+        beaten = ((frame["head"] >= row["head"]) & (frame["tail"] >= row["tail"])
+                  & ((frame["head"] > row["head"]) | (frame["tail"] > row["tail"]))).any()
+        assert row["best"] == (not beaten)
+
+
+def test_with_few_stored_classes_the_winner_is_among_them():
+    """Small moves are answered as with all classes; for a large one the rarest stored class wins."""
+    p = stored()
+    few = reduced(p, 2)
+    np.testing.assert_array_equal(whatif.predicted(few, COUNTS, 0.0, p.s_v, p.s_t), p.predicted)
+    rarest = np.take_along_axis(few.classes, COUNTS[few.classes].argmin(1)[:, None], 1)[:, 0]
+    np.testing.assert_array_equal(whatif.predicted(few, COUNTS, 1e3, 0.0, 0.0), rarest)

@@ -1,0 +1,21 @@
+import pytest
+from conftest import SMALL
+
+from sagekit.studies.demo import METHODS, demo_runs, progress
+
+
+def test_the_three_runs_are_trained_once(tmp_path):
+    runs = demo_runs(tmp_path, seed=3, **SMALL)
+    assert tuple(runs) == METHODS
+    assert runs["lift"].path == tmp_path / "demo-lift-3"
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
+    demo_runs(tmp_path, seed=3, **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")} == written
+
+
+def test_progress_is_read_from_the_folders(tmp_path):
+    assert progress(tmp_path) == 0
+    demo_runs(tmp_path, **{**SMALL, "epochs": 5})
+    assert progress(tmp_path) == 1
+    (tmp_path / "demo-sage-0" / "metrics.json").unlink()
+    assert progress(tmp_path) == pytest.approx(12 / 13)  # epochs 5 + 5, measurements 3; one measurement is missing

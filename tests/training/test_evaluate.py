@@ -1,0 +1,120 @@
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import small
+
+import sagekit as sk
+from sagekit import Run, UserError
+from sagekit.networks import mini
+from sagekit.runs.listing import problem
+from sagekit.studies.study import paired
+from sagekit.training.evaluate import likeliest, predict
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    return Run(shutil.copytree(runs["sage"].path, tmp_path / "copy"))
+
+
+def test_evaluating_again_gives_the_same_numbers(copy):
+    before = copy.metrics["results"]
+    assert sk.evaluate(copy, show=False)["results"] == before
+
+
+def test_five_crops_are_the_mean_of_five_logits(copy, data, backbone):
+    metrics = sk.evaluate(copy, ensembling=True, show=False)
+    assert metrics["results"].keys() == {"single", "five_crops"}
+    from sagekit.data.views import five_crops
+
+    model = sk.load_model(copy, data.class_names, backbone).eval()
+    with torch.no_grad():
+        mean = torch.stack([model(c).prediction for c in five_crops(data.test.images[:5], 48, copy.config)]).mean(0)
+    stored = torch.from_numpy(copy.predictions("five_crops").logits[:5])
+    torch.testing.assert_close(stored.softmax(1), mean.softmax(1), atol=2e-3, rtol=0)
+
+
+def test_stored_predictions_are_the_model_s(copy, data, backbone):
+    """Half precision, shifted by each image's maximum, keeps every probability to a thousandth."""
+    model = sk.load_model(copy, data.class_names, backbone).eval()
+    with torch.no_grad():
+        logits = model(data.test.images[:50]).prediction
+    stored = torch.from_numpy(copy.predictions().logits[:50])
+    torch.testing.assert_close(stored.softmax(1), logits.softmax(1), atol=1e-3, rtol=0)
+
+
+def test_predictions_keep_the_order_of_the_test_set(copy, data):
+    assert np.array_equal(copy.predictions().labels, data.test.labels)
+
+
+def test_missing_five_crops_say_how_to_get_them(runs):
+    with pytest.raises(UserError, match="--ensembling"):
+        runs["lift"].predictions("five_crops")
+
+
+def test_a_run_of_other_classes_is_refused(copy, data):
+    with pytest.raises(UserError, match="knows class 0 as 'plain circle'"):
+        sk.load_model(copy, ["round thing", *data.class_names[1:]])
+    with pytest.raises(UserError, match="trained for 48 classes; the data has 3"):
+        sk.load_model(copy, data.class_names[:3])
+
+
+def test_another_backbone_is_refused(copy):
+    with pytest.raises(UserError, match="trained on the backbone 'mini', not on 'ViT-B-32'"):
+        sk.evaluate(copy, show=False, backbone="ViT-B-32", pretrained="random")
+
+
+def test_the_backbone_s_weights_may_lie_elsewhere(copy, tmp_path):
+    before = copy.metrics["results"]
+    moved = shutil.copy(mini.WEIGHTS, tmp_path / "moved.safetensors")
+    assert sk.evaluate(copy, show=False, weights=moved)["results"] == before
+
+
+def test_folded_weights_that_are_missing(copy):
+    with pytest.raises(UserError, match=r"no weight file at .*folded"):
+        sk.evaluate(copy, folded=True, show=False)
+
+
+def test_parameters_are_counted(runs, backbone):
+    assert runs["sage"].metrics["trainable_parameters"] == {
+        "module": sum(p.numel() for n, p in runs["sage"].weights().items() if n.startswith("adapters")),
+        "classifier": 48 * 128, "fit": 2}
+    assert sum(runs["zero-shot"].metrics["trainable_parameters"].values()) == 0
+
+
+def test_very_many_classes_are_stored_in_part(copy, monkeypatch):
+    """As if 48 were too many to keep: the metrics stay, the file shrinks, and the listing finds it whole."""
+    size, before = (copy.path / "predictions.npz").stat().st_size, copy.metrics["results"]["single"]
+    module = sys.modules["sagekit.training.evaluate"]  # the package's attribute of this name is the function
+    monkeypatch.setattr(module, "ALL", 20)
+    monkeypatch.setattr(module, "KEPT", 5)
+    after = sk.evaluate(copy, show=False)["results"]["single"]
+    assert after.pop("calibration_error") == pytest.approx(before.pop("calibration_error"), abs=1e-3)
+    assert after == before
+    assert copy.predictions().classes.shape == (192, 5)
+    assert (copy.path / "predictions.npz").stat().st_size < size / 3
+    assert problem(Run(copy.path)) == ""
+    assert paired([(Run(copy.path), Run(copy.path))], "all")["difference"] == 0
+
+
+def test_with_bf16_the_head_stays_in_float32(data, backbone, runs):
+    """Logits that only bf16 could hold would tie: of two at 8, the nearest ones are 0.03 apart."""
+    model = sk.load_model(runs["sage"], data.class_names, backbone)
+    half, full = (predict(model, data.test, small(precision=p), Accelerator(cpu=True), show=False) for p in ("bf16", "fp32"))
+    assert (half.z != torch.from_numpy(half.z).bfloat16().float().numpy()).mean() > 0.9
+    assert abs(half.z - full.z).max() < 0.5
+    assert (half.predicted == full.predicted).mean() > 0.95
+
+
+def test_the_likeliest_classes_of_an_image(runs, data, backbone):
+    model = sk.load_model(runs["sage"], data.class_names, backbone)
+    images = data.test.images[:3] / 255
+    table = likeliest(model, images, data.class_names, 2)
+    assert table["image"].tolist() == [0, 0, 1, 1, 2, 2]
+    chances = model(images).prediction.softmax(-1)
+    assert table["class"][::2].tolist() == [data.class_names[c] for c in chances.argmax(1)]
+    assert table["probability"][::2].tolist() == pytest.approx(chances.max(1).values.tolist())
+    assert (table["probability"][::2].to_numpy() >= table["probability"][1::2].to_numpy()).all()

@@ -1,0 +1,51 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import sagekit as sk
+from sagekit import Run, UserError
+from sagekit.data.batches import single_views
+from sagekit.training.fold import export_onnx, fold_run
+
+
+def test_a_folded_run_predicts_the_same(runs, tmp_path):
+    path = shutil.copytree(runs["sage"].path, tmp_path / "sage")
+    result = fold_run(path)
+    d, r, layers = 128, 8, 6
+    assert result.before == layers * ((5 * r + d + 4) * d + 3 * r + 2)
+    assert result.after == layers * (2 * 2 * r * d + 2 * r + d)
+    assert result.difference < 1e-3
+    before = Run(path).metrics["results"]["single"]["all"]["accuracy"]
+    metrics = sk.evaluate(str(path), folded=True, show=False)
+    assert metrics["results"]["single"]["all"]["accuracy"] == pytest.approx(before, abs=0.006)  # one image of 192
+    assert metrics["trainable_parameters"]["module"] == result.after
+
+
+def test_only_sage_folds(runs):
+    with pytest.raises(UserError, match="only a model with SG-Adapters"):
+        fold_run(runs["lift"].path)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="is not a run"):
+        fold_run(tmp_path)
+
+
+def test_onnx_runtime_answers_with_the_same_classes(runs, tmp_path, data):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = shutil.copytree(runs["sage"].path, tmp_path / "sage")
+    with pytest.raises(UserError, match="no weight file"):
+        export_onnx(path)
+    fold_run(path)
+    file = export_onnx(path)
+    pixels, _ = single_views(data.test, Run(path).config, 48)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    answers = np.concatenate([session.run(None, {"images": part.numpy()})[0] for part in pixels.split(50)])
+    with torch.no_grad():
+        expected = sk.load_model(Run(path), data.class_names, folded=True).eval()(pixels).prediction.numpy()
+    np.testing.assert_array_equal(answers.argmax(1), expected.argmax(1))
+    np.testing.assert_allclose(answers, expected, atol=1e-3)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == data.class_names
