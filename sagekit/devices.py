@@ -7,21 +7,30 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .config import Config
 from .errors import UserError
+from .settings import MachineSettings
 
 
-def accelerator_for(config: Config) -> Accelerator:
-    """Accelerate's view of the devices; raises ``UserError`` when ``config.device`` is not on this machine."""
+def accelerator_for(machine: MachineSettings) -> Accelerator:
+    """Accelerate's view of the devices; raises ``UserError`` when ``machine.device`` is not on this machine."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(config.device, True):
-        raise UserError(f"there is no {config.device} device on this machine; use --set device=auto or cpu.")
-    accelerator = Accelerator(cpu=config.device == "cpu", step_scheduler_with_optimizer=False)
-    if accelerator.device.type == "cuda" and config.precision != "fp32":
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32 beside bf16
+    if not available.get(machine.device, True):
+        raise UserError(f"there is no {machine.device} device on this machine; use --set device=auto or cpu.")
+    cpu = machine.device == "cpu"
+    _forget_other_device(cpu or not any(available.values()))
+    accelerator = Accelerator(cpu=cpu, step_scheduler_with_optimizer=False)
+    if accelerator.device.type == "cuda":  # TF32 for what stays in float32 beside bf16; a global switch, so set both ways
+        torch.set_float32_matmul_precision("highest" if machine.precision == "fp32" else "high")
     return accelerator
+
+
+def _forget_other_device(cpu: bool) -> None:
+    """Accelerate keeps the first device of a process and refuses another; one process alone may change it between runs."""
+    if AcceleratorState._shared_state and (state := AcceleratorState()).num_processes == 1 and (state.device.type == "cpu") != cpu:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -32,17 +41,23 @@ def bf16_is_fast(device: torch.device) -> bool:
     return device.type == "cpu" and any(check() for check in checks if check)
 
 
-def training_precision(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """The context of a training step: bf16 products by ``config.precision``; trained weights stay float32."""
-    use = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(device))
-    return autocast(device) if use else contextlib.nullcontext()
+def precision(machine: MachineSettings, device: torch.device) -> str:
+    """What a training step computes its products in: bf16 or fp32; trained weights are float32 either way."""
+    if machine.precision != "auto":
+        return machine.precision
+    return "bf16" if bf16_is_fast(device) else "fp32"
 
 
-def measuring_precision(config: Config, device: torch.device) -> contextlib.AbstractContextManager[object]:
+def training_precision(machine: MachineSettings, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """The context of a training step."""
+    return autocast(device) if precision(machine, device) == "bf16" else contextlib.nullcontext()
+
+
+def measuring_precision(machine: MachineSettings, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """The context of measuring: as in training, but a CPU measures in float32 unless bf16 is asked for."""
-    if device.type == "cpu" and config.precision == "auto":
+    if device.type == "cpu" and machine.precision == "auto":
         return contextlib.nullcontext()
-    return training_precision(config, device)
+    return training_precision(machine, device)
 
 
 @contextlib.contextmanager

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Config
 from ..data.prompts import fill
 from ..errors import UserError, nearest
 from ..files import load_tensors
 from ..progress import bar
+from ..settings import NetworkSettings
 from . import mini
 
 if TYPE_CHECKING:
@@ -179,63 +179,63 @@ def _plain_vit(clip: nn.Module, name: str) -> VisionTransformer:
     return visual
 
 
-def load_backbone(config: Config) -> Backbone:
-    """The frozen model that ``config.backbone`` names, with the weights of ``config.weights`` or ``config.pretrained``.
+def load_backbone(settings: NetworkSettings) -> Backbone:
+    """The frozen model that ``settings.backbone`` names, with the weights of ``settings.weights`` or ``settings.pretrained``.
 
     Raises ``UserError`` for an unknown name, missing or unfitting weights, no network, or a tower that is no plain ViT.
     """
-    if config.backbone == "mini":
+    if settings.backbone == "mini":
         clip: nn.Module = mini.create()
-        _fill(clip, config, config.weights or mini.WEIGHTS)
+        _fill(clip, settings, settings.weights or mini.WEIGHTS)
         return Backbone(clip, mini.WordTokenizer(), "mini", (0.5,) * 3, (0.5,) * 3)
     import open_clip  # slow to import
 
-    if config.backbone not in open_clip.list_models():
-        raise UserError(f"open_clip has no model '{config.backbone}'.{nearest(config.backbone, open_clip.list_models())}")
-    _refuse_wrong_activation(config)
-    if config.weights is not None:
-        clip = open_clip.create_model(config.backbone, load_weights=False)
-        _fill(clip, config, config.weights)
-    elif config.pretrained == "random":
+    if settings.backbone not in open_clip.list_models():
+        raise UserError(f"open_clip has no model '{settings.backbone}'.{nearest(settings.backbone, open_clip.list_models())}")
+    _refuse_wrong_activation(settings)
+    if settings.weights is not None:
+        clip = open_clip.create_model(settings.backbone, load_weights=False)
+        _fill(clip, settings, settings.weights)
+    elif settings.pretrained == "random":
         with torch.random.fork_rng(devices=[]):  # the same ones whenever a run is opened again
             torch.manual_seed(0)
-            clip = open_clip.create_model(config.backbone, load_weights=False)
+            clip = open_clip.create_model(settings.backbone, load_weights=False)
     else:
-        clip = _download(config)
+        clip = _download(settings)
     visual = getattr(clip, "visual", None)
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    return Backbone(clip, open_clip.get_tokenizer(config.backbone), config.backbone, mean, std)
+    return Backbone(clip, open_clip.get_tokenizer(settings.backbone), settings.backbone, mean, std)
 
 
-def _refuse_wrong_activation(config: Config) -> None:
+def _refuse_wrong_activation(settings: NetworkSettings) -> None:
     """OpenAI's weights were trained with quick GELU; open_clip only warns about the plain name."""
     import open_clip
 
-    if config.pretrained == "openai" and config.weights is None and f"{config.backbone}-quickgelu" in open_clip.list_models():
-        raise UserError(f"{config.backbone} has the wrong activation for the openai weights; use "
-                        f"--set backbone={config.backbone}-quickgelu.")
+    if settings.pretrained == "openai" and settings.weights is None and f"{settings.backbone}-quickgelu" in open_clip.list_models():
+        raise UserError(f"{settings.backbone} has the wrong activation for the openai weights; use "
+                        f"--set backbone={settings.backbone}-quickgelu.")
 
 
-def _fill(clip: nn.Module, config: Config, path: Path) -> None:
+def _fill(clip: nn.Module, settings: NetworkSettings, path: Path) -> None:
     state = load_tensors(path)
     try:
         clip.load_state_dict(state)
     except RuntimeError as error:
         detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{path} does not fit {config.backbone}: {detail[:160]}") from None
+        raise UserError(f"{path} does not fit {settings.backbone}: {detail[:160]}") from None
 
 
-def _download(config: Config) -> nn.Module:
+def _download(settings: NetworkSettings) -> nn.Module:
     import open_clip
 
-    tags = open_clip.list_pretrained_tags_by_model(config.backbone)
-    if config.pretrained not in tags:
-        raise UserError(f"{config.backbone} has no weights '{config.pretrained}'; known: {', '.join(tags) or 'none'}. "
+    tags = open_clip.list_pretrained_tags_by_model(settings.backbone)
+    if settings.pretrained not in tags:
+        raise UserError(f"{settings.backbone} has no weights '{settings.pretrained}'; known: {', '.join(tags) or 'none'}. "
                         "Or give a local file with --set weights=FILE.")
     try:
-        return open_clip.create_model(config.backbone, pretrained=config.pretrained, require_pretrained=True)
+        return open_clip.create_model(settings.backbone, pretrained=settings.pretrained, require_pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"the weights of {config.backbone} ({config.pretrained}) are not on this machine and could not be "
+        raise UserError(f"the weights of {settings.backbone} ({settings.pretrained}) are not on this machine and could not be "
                         f"downloaded ({reason}). Give a local file with --set weights=FILE.") from None

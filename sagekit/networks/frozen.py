@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import Config
 from ..data.datasets import Split
+from ..data.views import crop_margin, test_side
 from ..devices import measuring_precision
 from ..errors import UserError
 from ..files import load_tensors, save_tensors, sha256
 from ..progress import bar
+from ..settings import MachineSettings, ViewSettings
 from .backbone import Backbone
 
 
@@ -38,7 +39,7 @@ def text_features(backbone: Backbone, class_names: Sequence[str], templates: Seq
     text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
     digest = _digest(backbone, {**text_tower, "proj": backbone.visual.proj})
     device = backbone.mean.device
-    digest.update(json.dumps([list(class_names), list(templates), normalise_each, device.type]).encode())
+    digest.update(json.dumps([list(class_names), list(templates), normalise_each, device.type, torch.get_float32_matmul_precision()]).encode())
     path = cache_folder() / f"text-{digest.hexdigest()[:32]}.safetensors"
     found = read(path, len(class_names))
     if found is None:
@@ -47,7 +48,7 @@ def text_features(backbone: Backbone, class_names: Sequence[str], templates: Seq
     return found.to(device)
 
 
-def place(backbone: Backbone, split: Split, config: Config, device: torch.device, ensembling: bool,
+def place(backbone: Backbone, split: Split, views: ViewSettings, machine: MachineSettings, device: torch.device, ensembling: bool,
           show: bool = True) -> Path | None:
     """The file of the cache for f^zs of every view of ``split``: one, or five crops (``ensembling``).
 
@@ -55,29 +56,31 @@ def place(backbone: Backbone, split: Split, config: Config, device: torch.device
     """
     digest = _digest(backbone, backbone.visual.state_dict())
     try:
-        _add_images(digest, split, config, show)
+        add_images(digest, split, machine.workers, show)
     except OSError:
         return None
-    view = config.ensemble_margin if ensembling else config.test_resize
-    with measuring_precision(config, device):
-        precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
-    digest.update(f"{ensembling} {view} {precision} {device.type}".encode())
+    view = crop_margin(views, backbone.image_size) if ensembling else test_side(views, backbone.image_size)
+    with measuring_precision(machine, device):
+        products = "bf16" if torch.is_autocast_enabled(device.type) else torch.get_float32_matmul_precision()
+    digest.update(f"{ensembling} {view} {products} {device.type}".encode())
     return cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
 
 
 def _digest(backbone: Backbone, weights: Mapping[str, Tensor]) -> hashlib._Hash:
-    digest = hashlib.sha256(backbone.name.encode())  # says what weights do not: the activation, the number of heads
+    look = [backbone.name, backbone.mean.flatten().tolist(), backbone.std.flatten().tolist()]  # what weights do not say
+    digest = hashlib.sha256(json.dumps(look).encode())
     for name, tensor in weights.items():
         digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
     return digest
 
 
-def _add_images(digest: hashlib._Hash, split: Split, config: Config, show: bool) -> None:
+def add_images(digest: hashlib._Hash, split: Split, workers: int, show: bool) -> None:
+    """Add the pixels of ``split`` to ``digest``: of images in memory, or the files' content. Raises ``OSError``."""
     if split.images is not None:
         digest.update(str(tuple(split.images.shape)).encode() + split.images.cpu().contiguous().numpy().tobytes())
         return
     assert split.paths is not None
-    with ThreadPoolExecutor(max(1, config.workers)) as pool:
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         for content in bar(pool.map(sha256, split.paths), total=len(split), what="test files", show=show):
             digest.update(content.encode())
 

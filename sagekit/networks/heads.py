@@ -1,67 +1,62 @@
-"""What every trained classifier gives to training and measuring: logits, and its trained tensors by name."""
+"""Heads: features in, logits out, always in float32 (bf16 would round a logit of 8 by 0.03 and make draws of the nearest ones).
+
+    linear     z = W f + b
+    cosine     z_i = k w_i . f                 rows and features L2-normalised
+    text       cosine, its rows w_i starting from the classes' texts w^zs_i (k = 25, LIFT)
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+
+class Features(NamedTuple):
+    """``own`` (B, d) is the trained network's; ``frozen`` (B, d) is f^zs of the frozen one where the method uses it."""
+
+    own: Tensor
+    frozen: Tensor | None = None
 
 
 class Logits(NamedTuple):
-    """All (B, C). ``z_v``, ``z_t`` are None without FIT, and then ``prediction`` is ``z``. ``embedding`` (B, p) is ProCo's."""
+    """All (B, C). ``z_v``, ``z_t`` are None without feature interchange, and then ``prediction`` is ``z``."""
 
     z: Tensor
     z_v: Tensor | None
     z_t: Tensor | None
     prediction: Tensor
-    embedding: Tensor | None = None
+
+    @classmethod
+    def plain(cls, z: Tensor) -> Logits:
+        """Logits that are ``z`` (B, C) and nothing else."""
+        return cls(z, None, None, z)
 
 
-class Classifier(nn.Module):
-    """A network from images to ``Logits``.
+class Cosine(nn.Module):
+    """k w_i . f of normalised rows and features, (B, d) -> (B, C); no bias."""
 
-    Attributes: ``name`` of the backbone, ``image_size`` (pixels), ``fit`` (whether it has FIT's scalars ``s_v``, ``s_t``).
-    """
+    def __init__(self, rows: Tensor, scale: float) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(rows.clone())
+        self.scale = scale
 
-    name: str
-    image_size: int
-    fit: bool = False
-    s_v: Tensor
-    s_t: Tensor
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.scale * F.normalize(feature, dim=-1) @ F.normalize(self.rows, dim=-1).T
 
-    def features(self, images: Tensor, frozen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The trained feature (B, d) and, where logits need it, the frozen one (B, d), of ``images`` (B, 3, H, W), uint8 or
-        float in 0..1. ``frozen`` says the latter where it is known already."""
-        raise NotImplementedError
+    def mean_row(self) -> Tensor:
+        """w_bar (d,): the mean of the normalised rows, the guidance of Eq 7."""
+        return F.normalize(self.rows, dim=-1).mean(0)
 
-    def classify(self, feature: Tensor, frozen: Tensor | None) -> Logits:
-        """Logits of what ``features`` gave."""
-        raise NotImplementedError
 
-    def forward(self, images: Tensor, frozen: Tensor | None = None) -> Logits:
-        """Logits of ``images``; the arguments of ``features``."""
-        return self.classify(*self.features(images, frozen))
+def head(kind: str, width: int, classes: int, scale: float) -> nn.Module:
+    """The ``linear`` or ``cosine`` head of a network from scratch."""
+    layer = nn.Linear(width, classes, bias=kind == "linear")
+    return layer if kind == "linear" else Cosine(layer.weight.detach(), scale)
 
-    def trained(self) -> dict[str, Tensor]:
-        """What training changes, by name: the content of a run's ``weights.safetensors``."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def parameter_counts(self) -> dict[str, int]:
-        """Number of trained parameters by part; ``classifier`` is one of the parts."""
-        raise NotImplementedError
-
-    def load_trained(self, tensors: dict[str, Tensor], source: str) -> None:
-        """Fill in what ``trained`` gave. Raises ``UserError`` when names or shapes differ."""
-        own = self.trained()
-        if own.keys() != tensors.keys():
-            odd = sorted(own.keys() ^ tensors.keys())[0]
-            raise UserError(f"{source} was trained with other settings: '{odd}' is on one side only.")
-        for name, parameter in own.items():
-            if parameter.shape != tensors[name].shape:
-                raise UserError(f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, this model needs "
-                                f"{tuple(parameter.shape)}. Check backbone, bottleneck and the number of classes.")
-            with torch.no_grad():
-                parameter.copy_(tensors[name])
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share (0..1) of ``logits`` (B, C) whose largest is the label's; a scalar without gradient."""
+    return (logits.detach().argmax(1) == labels).float().mean()

@@ -3,7 +3,7 @@
     BitFit        11 d             the block's own biases (2 LayerNorms, Q K V, output, MLP)
     VPT           p d              p prompt tokens after CLS: before the first block (shallow), or new ones before each (deep)
     Adapter       (2r+3) d + r     h + ReLU(LN(h) W_down) W_up on the MLP's output h
-    LoRA          4 r d            W_Q + B_Q A_Q and W_V + B_V A_V
+    LoRA          4 r d            W_Q + B_Q A_Q and W_V + B_V A_V;  A uniform in +-1/sqrt(d), B = 0 at the start (Hu et al.)
     full          12 d^2 + 13 d    every weight of the image tower (the embedding and the last norm too)
 
 AdaptFormer and SG-Adapter are in ``adapters``. BitFit, LoRA and full train a twin of the frozen backbone that shares every
@@ -64,20 +64,23 @@ class Prompts(nn.Module):
 class LowRank(nn.Module):
     """LoRA (Hu et al. 2022) on the fused projection: rows of Q and of V get B A, those of K nothing: 4 r d parameters."""
 
-    def __init__(self, width: int, rank: int) -> None:
+    def __init__(self, width: int, rank: int, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         self.a = nn.Parameter(torch.empty(2, rank, width))
         self.b = nn.Parameter(torch.zeros(2, width, rank))
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+        for one in self.a.unbind():  # each (r, d) by itself: its fan-in is d
+            nn.init.kaiming_uniform_(one, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight`` (3d, d) of Q, K, V -> (3d, d)."""
-        q, v = self.b @ self.a
+        q, v = self.scale * self.b @ self.a
         return weight + torch.cat([q, torch.zeros_like(q), v])
 
 
-def twin(backbone: Backbone, kind: str, rank: int) -> Backbone:
-    """A second backbone for ``kind`` bitfit, lora or full, with its own trained tensors; all others are shared."""
+def twin(backbone: Backbone, kind: str, rank: int, scale: float = 1.0) -> Backbone:
+    """A second backbone for ``kind`` bitfit, lora (its product times ``scale``) or full, with its own trained tensors; all others
+    are shared."""
     is_own = _OWN[kind]
     visual = {id(p): name for name, p in backbone.visual.named_parameters() if name != "proj"}
     shared = {id(p): p for p in [*backbone.parameters(), *backbone.buffers()]
@@ -87,7 +90,7 @@ def twin(backbone: Backbone, kind: str, rank: int) -> Backbone:
         p.requires_grad_(id(p) not in shared)
     if kind == "lora":
         for block in copied.blocks:
-            parametrize.register_parametrization(block.attn, "in_proj_weight", LowRank(backbone.width, rank))
+            parametrize.register_parametrization(block.attn, "in_proj_weight", LowRank(backbone.width, rank, scale))
     return copied
 
 

@@ -1,11 +1,8 @@
-"""ResNet-32 from scratch (Table 7): no foundation model, no text; 463,504 weights without its classifier.
+"""ResNet-32 from scratch (Table 7): no foundation model, no text; 463,504 weights.
 
 He et al.'s network for small images: a 3 x 3 convolution, three stages of five blocks with 16, 32 and 64 channels, the mean
 over places: a feature f in R^64. A block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))); where the stage changes, x is taken at
 every second place and its new channels are zero.
-
-    linear head   z = W f + b
-    cosine head   z_i = k w_i . f        (rows and features L2-normalised)
 """
 
 from __future__ import annotations
@@ -14,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import SCRATCH, Config
-from .heads import Classifier, Logits
-
+NAME = "resnet32"
 WIDTH = 64
 STAGES = ((16, 1), (32, 2), (WIDTH, 2))
 MEAN, STD = 0.5, 0.25
@@ -47,12 +42,13 @@ def _convolution(before: int, after: int, stride: int) -> nn.Conv2d:
     return layer
 
 
-class Scratch(Classifier):
-    """ResNet-32 with a ``head`` (linear or cosine) for ``classes``."""
+class ResNet32(nn.Module):
+    """Images (B, 3, H, W), uint8 or float in 0..1, to features f (B, 64)."""
 
-    def __init__(self, classes: int, config: Config) -> None:
+    width = WIDTH
+
+    def __init__(self) -> None:
         super().__init__()
-        self.name, self.image_size = SCRATCH, config.image_size
         self.stem = _convolution(3, STAGES[0][0], 1)
         self.norm = nn.BatchNorm2d(STAGES[0][0])
         blocks, before = [], STAGES[0][0]
@@ -61,29 +57,13 @@ class Scratch(Classifier):
                 blocks.append(Block(before, after, stride if place == 0 else 1))
                 before = after
         self.blocks = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(WIDTH, classes, bias=config.head == "linear")
-        self.logit_scale = config.logit_scale if config.head == "cosine" else None
         self.to(memory_format=torch.channels_last)
 
-    def features(self, images: Tensor, frozen: Tensor | None = None) -> tuple[Tensor, None]:
-        """f (B, 64) of ``images`` (B, 3, H, W), uint8 or float in 0..1. There is no frozen model."""
+    def maps(self, images: Tensor, blocks: int = 15) -> Tensor:
+        """The map (B, channels, h, w) after the first ``blocks`` of the fifteen blocks."""
         pixels = images / 255 if images.dtype == torch.uint8 else images
         x = ((pixels - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-        return self.blocks(F.relu(self.norm(self.stem(x)))).mean((2, 3)), None
+        return self.blocks[:blocks](F.relu(self.norm(self.stem(x))))
 
-    def classify(self, feature: Tensor, frozen: Tensor | None = None) -> Logits:
-        """z (B, C) of features (B, 64)."""
-        if self.logit_scale is None:
-            z = self.classifier(feature)
-        else:
-            z = self.logit_scale * F.normalize(feature, dim=-1) @ F.normalize(self.classifier.weight, dim=-1).T
-        return Logits(z, None, None, z)
-
-    def trained(self) -> dict[str, Tensor]:
-        """All weights and the running statistics of the norms."""
-        return dict(self.state_dict(keep_vars=True))
-
-    def parameter_counts(self) -> dict[str, int]:
-        """The network's parameters, without and with the head apart."""
-        head = sum(p.numel() for p in self.classifier.parameters())
-        return {"module": sum(p.numel() for p in self.parameters()) - head, "classifier": head, "fit": 0}
+    def forward(self, images: Tensor) -> Tensor:
+        return self.maps(images).mean((2, 3))

@@ -1,12 +1,10 @@
-"""Algorithm 1: fine-tune {adapters, W, s_1, s_2} with SGD on Eq 24, the learning rate a cosine stepped per epoch.
+"""The one loop that trains every method (Algorithm 1 for Sage): stage by stage, epoch by epoch.
 
-    lr(t) = lr_0 / 2 (1 + cos(pi t / epochs)),    t = epochs done; with schedule "step", their fraction too
+    for each stage:  start_stage;  for each epoch:  start_epoch;  for each step:  forward(batches, now)["loss"], backward,
+    the optimizer's step at lr x rate(epoch, share), after_step
 
-From scratch (Table 7) the schedule is another: lr_0 (t + 1) / warmup_epochs, then lr_0, lr_0 decay after 80 % of the epochs
-and lr_0 decay^2 after 90 %.
-
-A run is a folder (``runs``). Its state is kept after every epoch, so a killed run continues to the same result, bit for
-bit on CPU. Devices and processes are Accelerate's: ``accelerate launch -m sagekit train ...`` needs nothing more.
+A run is a folder (``runs``). Its state is kept after every epoch, so a killed run continues to the same result, bit for bit on a
+CPU. Devices and processes are Accelerate's: ``accelerate launch -m sagekit train ...`` needs nothing more.
 """
 
 from __future__ import annotations
@@ -22,99 +20,79 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..config import MACHINE_SETTINGS, Config
-from ..data.batches import steps_per_epoch, train_batches
+from .. import methods
+from ..config import WHERE, Config
+from ..data.batches import Batch, step_generator, steps_per_epoch, train_batches
 from ..data.datasets import DataSet, load_data
-from ..devices import accelerator_for, compiler_explained, training_precision
+from ..devices import accelerator_for, compiler_explained, precision, training_precision
 from ..errors import UserError
 from ..files import write_atomic
-from ..losses.adjusted import Loss, criterion, interchange_loss
-from ..losses.contrast import ProCo, proco_loss
-from ..networks.adapters import SGAdapter
+from ..methods import Method, Now, Stage
 from ..networks.backbone import Backbone
-from ..networks.heads import Classifier, Logits
-from ..networks.tuned import build_classifier
 from ..progress import bar
 from ..runs.run import Run
+from . import stage_ends
+from .build import build_model
 from .evaluate import record
-
-
-def learning_rate(config: Config, epoch: int, share: float = 0.0) -> float:
-    """The rate in ``epoch`` = 0..epochs-1 when a ``share`` (0..1) of its steps is done."""
-    if config.schedule == "milestones":
-        late = sum(epoch >= round(part * config.epochs) for part in (0.8, 0.9))
-        return config.lr * min(1.0, (epoch + 1) / max(1, config.warmup_epochs)) * config.decay**late
-    done = epoch if config.schedule == "epoch" else epoch + share
-    return config.lr / 2 * (1 + math.cos(math.pi * done / config.epochs))
-
-
-def parameter_groups(model: Classifier, config: Config) -> list[dict[str, object]]:
-    """All trained parameters; a gate held as a vector gets the rate that W_proj's geometry gives it (finding 5).
-
-    A step on W_proj and its bias moves the gate by lr (|f_t|^2 + 1), and |f_t|^2 = d after LayerNorm. ``rate`` is that
-    multiple of the common rate; the weight decay per step stays the same.
-    """
-    gates = [a.gate for a in model.modules() if isinstance(a, SGAdapter) and hasattr(a, "gate")]
-    ids = {id(g) for g in gates}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
-    result: list[dict[str, object]] = [{"params": rest, "rate": 1.0, "weight_decay": config.weight_decay}]
-    if gates:
-        rate = len(gates[0]) + 1.0
-        result.append({"params": gates, "rate": rate, "weight_decay": config.weight_decay / rate})
-    return result
-
-
-def optimizer_for(model: Classifier, config: Config) -> torch.optim.SGD:
-    """SGD over what is trained (section 4.2)."""
-    return torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group its multiple of ``lr``."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["rate"]
 
 
 @dataclass
 class State:
-    """Where a training stands: epochs done, their history, and the last one's training accuracy a class (C,) (for CDB)."""
+    """Where a training stands: epochs done, counted through all stages, and their history."""
 
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
-    class_accuracy: Tensor | None = None
+
+
+@dataclass
+class _Loop:
+    """What every epoch needs."""
+
+    run: Run
+    model: Method
+    data: DataSet
+    config: Config
+    accelerator: Accelerator
+    progress: tqdm[Any]
+
+    @property
+    def parts(self) -> int:
+        """Parts that a batch is dealt to."""
+        return self.accelerator.num_processes * self.config.machine.accumulate
 
 
 def train(config: Config, out: Path | str, resume: bool = False, data: DataSet | None = None,
           backbone: Backbone | None = None, show: bool = True) -> Run:
     """Train and evaluate ``config`` into the folder ``out``; returns the finished run.
 
-    ``data`` and ``backbone`` save loading them again when many runs share them. Raises ``UserError`` when ``out`` holds
-    another run, when ``resume`` meets other settings, when the data or the weights are wrong, or when the loss is no
-    number any more.
+    ``data`` and ``backbone`` save loading them again when many runs share them. Raises ``UserError`` when ``out`` holds another
+    run, when ``resume`` meets other settings, when the data or the weights are wrong, or when the loss is no number any more.
     """
     run = Run(out)
     _check_folder(run, config, resume)
     if resume and run.finished:
         return run
-    accelerator = accelerator_for(config)
-    data = data or load_data(config)
-    _check_batch(config, data, accelerator.num_processes)
-    model = build_classifier(config, data.class_names, backbone, accelerator.device)
+    accelerator = accelerator_for(config.machine)
+    data = data or load_data(config.data)
+    _check(config, data, accelerator.num_processes)
+    model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist())
     if accelerator.is_main_process:
         run.write_config(config)
-        run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
-                f"process(es), device {accelerator.device}")
-    if config.compile:
-        model.compile()
+        run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} process(es), "
+                f"device {accelerator.device}, {precision(config.machine, accelerator.device)}")
+    if config.machine.compile:
+        model.features = torch.compile(model.features)  # type: ignore[method-assign]
     with compiler_explained():
         _fit(run, model, data, config, accelerator, show)
-    if accelerator.is_main_process and config.method != "zero-shot":
-        run.write_weights(model.trained(), model.name, data.class_names)
+    _same_buffers(model, accelerator)
+    if accelerator.is_main_process and config.stages:
+        run.write_weights(model.trained(), config.network.backbone, data.class_names)
     accelerator.wait_for_everyone()
-    record(run, model, data, config, accelerator, config.ensembling, show)
+    record(run, model, data, config, accelerator, config.views.ensembling, show)
     if accelerator.is_main_process:
         (run.path / "state.pt").unlink(missing_ok=True)
         run.log("finished")
@@ -126,55 +104,145 @@ def _check_folder(run: Run, config: Config, resume: bool) -> None:
         return
     if not resume:
         raise UserError(f"{run.path} holds a run already; name another --out, or continue it with --resume.")
-    old, new = run.config.model_dump(), config.model_dump()
-    odd = next((key for key in new if old[key] != new[key] and key not in MACHINE_SETTINGS), None)
+    old, new = run.config.flat, config.flat
+    odd = next((key for key in new if key not in WHERE and old.get(key) != new[key]), None)
     if odd:
-        raise UserError(f"{run.path} was started with {odd}={old[odd]}, not {new[odd]}; --resume needs the same settings.")
+        raise UserError(f"{run.path} was started with {odd}={old.get(odd)}, not {new[odd]}; --resume needs the same settings.")
 
 
-def _check_batch(config: Config, data: DataSet, processes: int) -> None:
-    if config.loss == "proco" and processes > 1:
-        raise UserError("loss proco keeps one set of class statistics and runs in one process; start it without accelerate.")
-    if config.train_view == "padded" and data.train.images is None:
-        raise UserError("train_view=padded is for images of one size that are held in memory (CIFAR-100, the mini world); "
-                        "use train_view=resized.")
-    if config.batch_size % (processes * config.accumulate):
-        raise UserError(f"batch_size {config.batch_size} cannot be dealt evenly to {processes} process(es) x "
-                        f"{config.accumulate} part(s); choose a multiple of {processes * config.accumulate}.")
+def _check(config: Config, data: DataSet, processes: int) -> None:
+    """What the trainer can refuse before anything is built."""
+    method, stages, accumulate = methods.load(config.method), config.stages, config.machine.accumulate
+    if processes > 1 and method.one_process:
+        raise UserError(f"method {config.method} runs in one process ({method.one_process}); start it without accelerate.")
+    for number, stage in enumerate(stages):
+        if stage.epochs == 0 and number < len(stages) - 1:
+            raise UserError(f"stage {number + 2} of {config.method} starts from stage {number + 1}, which has 0 epochs; give it some.")
+        if stage.epochs and stage.batch_size > len(data.train):
+            raise UserError(f"batch_size is {stage.batch_size} and the training set has {len(data.train)} images; lower it with "
+                            "--set batch_size=...")
+        if stage.batch_size % (processes * accumulate):
+            raise UserError(f"batch_size {stage.batch_size} cannot be dealt evenly to {processes} process(es) x {accumulate} part(s); "
+                            f"choose a multiple of {processes * accumulate}.")
+        if data.train.images is None and any(view.draw == "shift" for view in stage.views):
+            raise UserError(f"method {config.method} shifts images of one size that are held in memory (CIFAR-100, the mini world); "
+                            "for files use --set view=crop.")
 
 
-def _fit(run: Run, model: Classifier, data: DataSet, config: Config, accelerator: Accelerator, show: bool) -> None:
-    """The epochs that are still to do."""
-    optimizer = optimizer_for(model, config)
-    state = _load_state(run, model, optimizer) or State()
-    steps = steps_per_epoch(data.train, config)
-    progress = bar(total=config.epochs * steps, what=config.method, initial=state.epoch * steps,
-                   show=show and accelerator.is_main_process)
-    wrapped = accelerator.prepare_model(model) if state.epoch < config.epochs else model
-    while state.epoch < config.epochs:
-        row, class_accuracy = _epoch(wrapped, model, optimizer, data, config, state, accelerator, progress)
-        state = State(state.epoch + 1, [*state.history, row], class_accuracy)
-        if accelerator.is_main_process:
-            _save_state(run, model, optimizer, state)
-            run.write_history(state.history)
-            run.log(f"epoch {state.epoch}/{config.epochs}: loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s")
-            _warn_of_waiting(run, row, data, config, progress)
+def _fit(run: Run, model: Method, data: DataSet, config: Config, accelerator: Accelerator, show: bool) -> None:
+    """The stages and epochs that are still to do."""
+    stages = config.stages
+    content = _read_state(run)
+    state = State() if content is None else State(content["epoch"], content["history"])
+    progress = bar(total=config.epochs, what=config.method, initial=state.epoch, show=show and accelerator.is_main_process)
+    loop = _Loop(run, model, data, config, accelerator, progress)
+    before = 0
+    for number, stage in enumerate(stages):
+        torch.manual_seed(config.seed + number)
+        model.start_stage(number)
+        model.to(accelerator.device)
+        end = before + stage.epochs
+        if state.epoch < end or (number == len(stages) - 1 and content is not None):
+            state = _stage(loop, number, stage, before, state, content)
+            content = None
+        before = end
     progress.close()
 
 
-def _warn_of_waiting(run: Run, row: dict[str, float], data: DataSet, config: Config, progress: tqdm[Any]) -> None:
-    """Say so when a fifth of an epoch or more went by without images to work on."""
-    share = row["waiting"] / row["seconds"]
-    if data.train.paths is None or share < 0.2:
-        return
-    text = (f"epoch {int(row['epoch'])}: {100 * share:.0f} % of the time was spent waiting for images to be read; "
-            f"--set workers={2 * config.workers + 2} may help (now {config.workers}), or a faster disk.")
-    run.log(text)
-    if not progress.disable:
-        progress.write(f"sagekit: {text}", file=sys.stderr)
+def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, content: dict[str, Any] | None) -> State:
+    """The epochs of one stage that are still to do, or its end from the cache."""
+    model, accelerator, config = loop.model, loop.accelerator, loop.config
+    named = _trained_in(model, stage, config.method, number)
+    optimizer = stage.optimizer(named)
+    if content is not None:
+        model.load_trained(content["trained"], str(loop.run.path / "state.pt"))
+        if content["stage"] == number:
+            optimizer.load_state_dict(content["optimizer"])
+    end = before + stage.epochs
+    place = stage_ends.place(config, stage, number, model, loop.data, accelerator) if stage.shared else None
+    if place is not None and state.epoch == before and (found := stage_ends.read(place, model)) is not None:
+        state = State(end, [*state.history, *found])
+        loop.progress.update(stage.epochs)
+        if accelerator.is_main_process:
+            loop.run.log(f"stage {number + 1}: taken from the cache, where another run left it ({place.name})")
+            loop.run.write_history(state.history)
+            _write_state(loop.run, model, optimizer, state, number)
+    wrapped = accelerator.prepare_model(model) if state.epoch < end else model
+    while state.epoch < end:
+        row = _epoch(loop, wrapped, optimizer, stage, number, state.epoch, before)
+        state = State(state.epoch + 1, [*state.history, row])
+        if accelerator.is_main_process:
+            _write_state(loop.run, model, optimizer, state, number)
+            loop.run.write_history(state.history)
+            loop.run.log(f"epoch {state.epoch}/{config.epochs}: loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s")
+            _warn_of_waiting(loop, row)
+        if state.epoch == end and place is not None and accelerator.is_main_process:
+            stage_ends.write(place, model, stage, state.history[before:])
+    accelerator.free_memory()
+    return state
 
 
-def _timed(batches: Iterator[tuple[Tensor, Tensor]], waited: list[float]) -> Iterator[tuple[Tensor, Tensor]]:
+def _trained_in(model: Method, stage: Stage, method: str, number: int) -> dict[str, nn.Parameter]:
+    """The parameters that ``stage`` trains; all others are frozen."""
+    parameters = {name: p for name, p in model.trained().items() if isinstance(p, nn.Parameter)}
+    for name, p in parameters.items():
+        p.requires_grad_(name.startswith(stage.trains))
+    chosen = {name: p for name, p in parameters.items() if p.requires_grad}
+    if not chosen:
+        raise UserError(f"stage {number + 1} of {method} trains nothing: no parameter's name starts with '{stage.trains}'.")
+    return chosen
+
+
+def _epoch(loop: _Loop, wrapped: nn.Module, optimizer: torch.optim.Optimizer, stage: Stage, number: int, epoch: int,
+           before: int) -> dict[str, float]:
+    """One pass; returns its row of ``history.csv``. ``epoch`` counts through all stages, ``before`` are those of earlier ones."""
+    model, config, accelerator = loop.model, loop.config, loop.accelerator
+    device, accumulate, own = accelerator.device, config.machine.accumulate, epoch - before
+    total = steps_per_epoch(len(loop.data.train), stage, loop.parts)
+    sums, start, steps, images, waited = _Sums(epoch), time.monotonic(), 0, 0, [0.0]
+    batches = _timed(train_batches(loop.data.train, stage, config.views, model.image_size, config.seed, epoch, device,
+                                   accelerator.process_index, accelerator.num_processes, accumulate, config.machine.workers), waited)
+    _train_mode(model, stage)
+    model.start_epoch(Now(number, own, own / stage.epochs, step_generator(config.seed, epoch, total)))
+    for part, batch in enumerate(batches, 1):
+        last = part % accumulate == 0
+        now = Now(number, own, (own + steps / total) / stage.epochs, step_generator(config.seed, epoch, steps))
+        with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
+            with training_precision(config.machine, device):
+                terms = wrapped(batch, now)
+            accelerator.backward(terms["loss"] / accumulate)
+        sums.add(terms)
+        images += len(batch[0].labels) * accelerator.num_processes
+        if not last:
+            continue
+        lr = stage.optimizer.lr * stage.rate(own, steps / total, stage.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["rate"]
+        if stage.clip_norm is not None:
+            accelerator.clip_grad_norm_(model.parameters(), stage.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        model.after_step()
+        steps += 1
+        loop.progress.update(1 / total)
+        if steps % 10 == 0:
+            loop.progress.set_postfix(loss=f"{sums.finite_loss():.3f}", lr=f"{lr:.1e}")
+    sums.finite_loss()
+    seconds = time.monotonic() - start
+    row = {"epoch": epoch + 1, "stage": number + 1, "lr": lr, "seconds": seconds, "images_per_second": images / seconds,
+           "waiting": waited[0]}
+    return row | {name: accelerator.reduce(value, "mean").item() for name, value in sums.means().items()} | model.scalars()
+
+
+def _train_mode(model: Method, stage: Stage) -> None:
+    """Training mode; BatchNorm of frozen parts as the stage says."""
+    model.train()
+    for module in model.modules() if stage.norms == "eval" else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()
+
+
+def _timed(batches: Iterator[tuple[Batch, ...]], waited: list[float]) -> Iterator[tuple[Batch, ...]]:
     """The same batches; ``waited[0]`` becomes the seconds until they were there."""
     start = time.monotonic()
     for batch in batches:
@@ -183,55 +251,16 @@ def _timed(batches: Iterator[tuple[Tensor, Tensor]], waited: list[float]) -> Ite
         start = time.monotonic()
 
 
-def _epoch(wrapped: nn.Module, model: Classifier, optimizer: torch.optim.Optimizer, data: DataSet, config: Config,
-           state: State, accelerator: Accelerator, progress: tqdm[Any]) -> tuple[dict[str, float], Tensor]:
-    """One pass over the training images; returns its row of ``history.csv`` and the training accuracy a class (C,)."""
-    epoch, device = state.epoch, accelerator.device
-    loss = criterion(config, torch.from_numpy(data.class_counts).to(device), epoch, state.class_accuracy)
-    total = steps_per_epoch(data.train, config)
-    sums, classes = _Sums(epoch), torch.zeros(2, len(data.class_counts), device=device)  # right, seen
-    start, steps, waited = time.monotonic(), 0, [0.0]
-    batches = _timed(train_batches(data.train, config, model.image_size, epoch, device, accelerator.process_index,
-                                   accelerator.num_processes), waited)
-    model.train()
-    if isinstance(model, ProCo):
-        model.statistics.start_epoch()
-    for number, (images, labels) in enumerate(batches, 1):
-        last = number % config.accumulate == 0
-        with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
-            with training_precision(config, device):
-                logits = wrapped(images)
-            logits = logits._make(z if z is None else z.float() for z in logits)
-            terms = _terms(model, logits, labels, loss, config)
-            accelerator.backward(terms["loss"] / config.accumulate)
-        right = (logits.prediction.argmax(1) == labels).float()
-        classes.index_add_(1, labels, torch.stack([right, torch.ones_like(right)]))
-        sums.add(terms | {"train_accuracy": right.mean()})
-        if not last:
-            continue
-        lr = learning_rate(config, epoch, steps / total)
-        set_learning_rate(optimizer, lr)
-        if config.clip_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        steps += 1
-        progress.update()
-        if steps % 10 == 0:
-            progress.set_postfix(loss=f"{sums.finite_loss():.3f}", lr=f"{lr:.1e}")
-    sums.finite_loss()
-    seconds = time.monotonic() - start
-    row = {"epoch": epoch + 1, "lr": lr, "seconds": seconds, "images_per_second": steps * config.batch_size / seconds,
-           "waiting": waited[0]}
-    row |= {name: accelerator.reduce(value, "mean").item() for name, value in sums.means().items()}
-    right, seen = accelerator.reduce(classes, "sum").cpu()
-    return row | ({"s_v": model.s_v.item(), "s_t": model.s_t.item()} if model.fit else {}), right / seen.clamp(min=1)
-
-
-def _terms(model: Classifier, logits: Logits, labels: Tensor, loss: Loss, config: Config) -> dict[str, Tensor]:
-    if isinstance(model, ProCo):
-        return proco_loss(logits, labels, loss, model.statistics)
-    return interchange_loss(logits, labels, loss, config)
+def _warn_of_waiting(loop: _Loop, row: dict[str, float]) -> None:
+    """Say so when a fifth of an epoch or more went by without images to work on."""
+    share, workers = row["waiting"] / row["seconds"], loop.config.machine.workers
+    if loop.data.train.paths is None or share < 0.2:
+        return
+    text = (f"epoch {int(row['epoch'])}: {100 * share:.0f} % of the time was spent waiting for images to be read; "
+            f"--set workers={2 * workers + 2} may help (now {workers}), or a faster disk.")
+    loop.run.log(text)
+    if not loop.progress.disable:
+        loop.progress.write(f"sagekit: {text}", file=sys.stderr)
 
 
 class _Sums:
@@ -255,19 +284,26 @@ class _Sums:
         return mean
 
 
-def _save_state(run: Run, model: Classifier, optimizer: torch.optim.Optimizer, state: State) -> None:
-    content = {"trained": model.trained(), "optimizer": optimizer.state_dict(), **vars(state)}
+def _same_buffers(model: Method, accelerator: Accelerator) -> None:
+    """Every process gets the first one's buffers: BatchNorm's running statistics are each process's own, and without this they
+    would measure different networks."""
+    if accelerator.num_processes > 1:
+        for tensor in model.trained().values():
+            if not isinstance(tensor, nn.Parameter):
+                tensor.copy_(broadcast(tensor.clone(), from_process=0))
+
+
+def _write_state(run: Run, model: Method, optimizer: torch.optim.Optimizer, state: State, stage: int) -> None:
+    content = {"trained": model.trained(), "optimizer": optimizer.state_dict(), "stage": stage, **vars(state)}
     write_atomic(run.path / "state.pt", lambda path: torch.save(content, path))
 
 
-def _load_state(run: Run, model: Classifier, optimizer: torch.optim.Optimizer) -> State | None:
+def _read_state(run: Run) -> dict[str, Any] | None:
     path = run.path / "state.pt"
     if not path.is_file():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: content[key] for key in ("trained", "optimizer", "stage", "epoch", "history")}
     except Exception as error:  # whatever a damaged file makes torch raise
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete {run.path} and start again.") from None
-    model.load_trained(content.pop("trained"), str(path))
-    optimizer.load_state_dict(content.pop("optimizer"))
-    return State(**content)

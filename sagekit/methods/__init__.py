@@ -1,0 +1,164 @@
+"""The methods, a file each: the file's name is the method's on the command line, in tables and in the dashboard.
+
+A file opens with its equations, then holds its ``Settings`` (each with its source), ``MINI`` (settings on the mini world),
+``PUBLISHED`` (settings and printed numbers by preset) and one subclass of ``Method``. The trainer's loop is the same for all:
+
+    for each stage:  start_stage;  for each epoch:  start_epoch;  for each step:  forward(batches, now)["loss"], backward,
+    the optimizer's step, after_step
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import Batch
+from ..errors import UserError, nearest
+from ..networks.backbone import Backbone
+from ..networks.heads import Features, Logits
+from ..settings import Part
+from ._stages import Stage
+
+
+class Task(NamedTuple):
+    """What a method is built for: class names and training ``counts`` int64 (C,), the pixels that its network sees, and the frozen
+    CLIP where it needs one."""
+
+    class_names: list[str]
+    counts: Tensor
+    image_size: int
+    backbone: Backbone | None = None
+    checkpointing: bool = False
+
+
+class Now(NamedTuple):
+    """Where training stands: ``stage`` and ``epoch`` from 0, the ``share`` (0..1) of the stage that is done, and a generator that
+    is a function of the seed and the step alone."""
+
+    stage: int
+    epoch: int
+    share: float
+    random: torch.Generator
+
+
+class Published(NamedTuple):
+    """What was printed for a data set: accuracies in percent by group (``all``, ``head``, ...), where, and the settings."""
+
+    numbers: Mapping[str, float] = {}
+    source: str = ""
+    settings: Mapping[str, Any] = {}
+
+
+class Method(nn.Module):
+    """The interface. ``counts`` (C,) are the training images of every class, ``image_size`` the pixels of the network's images."""
+
+    Settings: ClassVar[type[Part]]
+    needs: ClassVar[Literal["clip", "scratch"]]
+    paper: ClassVar[str]
+    version: ClassVar[int] = 1  # raised when results change: sweeps train such points again
+    one_process: ClassVar[str] = ""  # why it cannot run in several
+    counts: Tensor
+
+    def __init__(self, settings: Any, task: Task) -> None:
+        super().__init__()
+        self.settings, self.image_size = settings, task.image_size
+        self._frozen = frozenset() if task.backbone is None else frozenset(map(id, task.backbone.parameters()))
+        self.register_buffer("counts", task.counts.clone(), persistent=False)
+
+    @classmethod
+    def stages(cls, settings: Any) -> list[Stage]:
+        """What is trained, one stage after the other; empty: nothing."""
+        raise NotImplementedError
+
+    def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
+        """One training step on a batch from each sampler of the stage: ``loss`` and its terms, each a scalar."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
+        """Features of ``images`` (B, 3, S, S) in 0..1; ``frozen`` (B, d) is f^zs where it is known."""
+        raise NotImplementedError
+
+    def classify(self, features: Features) -> Logits:
+        """The head, in float32."""
+        raise NotImplementedError
+
+    def frozen_backbone(self) -> Backbone | None:
+        """The frozen CLIP whose features of test images ``features`` can be handed; None where it uses none."""
+        return None
+
+    def start_stage(self, stage: int) -> None:
+        """Before a stage: a new head, a part that is frozen."""
+
+    def start_epoch(self, now: Now) -> None:
+        """Before an epoch: class statistics, accuracies, memory."""
+
+    def after_step(self) -> None:
+        """After the optimizer's step: momentum encoders, perturbations."""
+
+    def scalars(self) -> dict[str, float]:
+        """Columns of ``history.csv`` beside the losses."""
+        return {}
+
+    # --- the same for every method ------------------------------------------------------------------------------------
+
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Logits:
+        """Logits of ``images``: the features in the caller's precision, the head in float32."""
+        return self.head_of(self.features(images, frozen))
+
+    def head_of(self, features: Features) -> Logits:
+        """``classify`` on ``features`` in float32 (or float64), whatever precision they come in."""
+        with torch.autocast(features.own.device.type, enabled=False):
+            return self.classify(Features(*(f if f is None or f.dtype == torch.float64 else f.float() for f in features)))
+
+    def trained(self) -> dict[str, Tensor]:
+        """What training may change, by name: every parameter and kept buffer that is not the frozen CLIP's."""
+        kept, every = self.state_dict().keys(), (*self.named_parameters(), *self.named_buffers())
+        return {name: t for name, t in every if name in kept and id(t) not in self._frozen}
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trained parameters by part."""
+        counts: dict[str, int] = {}
+        for name, t in self.trained().items() if self.stages(self.settings) else ():
+            if isinstance(t, nn.Parameter):
+                part = name.partition(".")[0]
+                counts[part] = counts.get(part, 0) + t.numel()
+        return counts
+
+    def load_trained(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Fill in what ``trained`` gave. Raises ``UserError`` when names or shapes differ."""
+        own = self.trained()
+        if own.keys() != tensors.keys():
+            odd = sorted(own.keys() ^ tensors.keys())[0]
+            raise UserError(f"{source} was trained with other settings: '{odd}' is on one side only.")
+        for name, tensor in own.items():
+            if tensor.shape != tensors[name].shape:
+                raise UserError(f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, this model needs "
+                                f"{tuple(tensor.shape)}. Check backbone, bottleneck and the number of classes.")
+            with torch.no_grad():
+                tensor.copy_(tensors[name])
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Every method: the files of this folder."""
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_")))
+
+
+@cache
+def load(name: str) -> type[Method]:
+    """The method that the file ``name`` holds. Raises ``UserError`` for an unknown one."""
+    if name not in names():
+        raise UserError(f"there is no method '{name}'.{nearest(name, names())} Methods: {', '.join(names())}.")
+    module = importlib.import_module(f"{__name__}.{name}")
+    return next(v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Method) and v.__module__ == module.__name__)
+
+
+def about(name: str) -> Any:
+    """The method's module: its docstring (equations), ``MINI`` and ``PUBLISHED``."""
+    return importlib.import_module(load(name).__module__)

@@ -1,0 +1,151 @@
+"""Stages of training: what is trained, on which batches, by which optimizer and rate; and the settings that methods share.
+
+    cosine        lr_0 / 2 (1 + cos(pi t / epochs)),  t = epochs done; ``cosine_by_step``: their fraction too
+    Milestones    lr_0 (t + 1) / warmup_epochs, then lr_0, lr_0 decay after the first of ``at`` of the epochs, lr_0 decay^2 after the
+                  second, ...
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..data.batches import Feed
+from ..data.prompts import SINGLE, TEMPLATES
+from ..data.views import RECIPES
+from ..networks.backbone import Backbone
+from ..networks.frozen import text_features
+from ..settings import Part
+
+Rate = Callable[[int, float, int], float]
+"""(epoch from 0, share 0..1 of its steps that is done, epochs) -> the multiple of lr."""
+
+
+def cosine(epoch: int, share: float, epochs: int) -> float:
+    """Half a cosine, a step an epoch (LIFT)."""
+    return (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def cosine_by_step(epoch: int, share: float, epochs: int) -> float:
+    """Half a cosine, a step a batch."""
+    return (1 + math.cos(math.pi * (epoch + share) / epochs)) / 2
+
+
+@dataclass(frozen=True)
+class Milestones:
+    """A warm-up, then falls by ``decay`` at shares of the epochs. ``warmup_start`` is the multiple before the first epoch: 0 in
+    LDAM's code (epoch 0 of 5 has 1/5), 1/3 in BBN's (0.467)."""
+
+    decay: float = 0.01
+    at: tuple[float, ...] = (0.8, 0.9)
+    warmup_epochs: int = 5
+    warmup_start: float = 0.0
+
+    def __call__(self, epoch: int, share: float, epochs: int) -> float:
+        """The multiple in ``epoch`` of ``epochs``."""
+        warm = min(1.0, (epoch + 1) / max(1, self.warmup_epochs))
+        late = sum(epoch >= round(part * epochs) for part in self.at)
+        return (self.warmup_start + (1 - self.warmup_start) * warm) * self.decay**late
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """SGD over named parameters. ``multiple`` gives a parameter's own multiple m of the rate: lr m, and weight decay / m, so that
+    a step's decay stays the same."""
+
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+    multiple: Callable[[str, nn.Parameter], float] | None = None
+
+    def __call__(self, named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer; every group has its multiple as ``rate``."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, p in named.items():
+            groups.setdefault(1.0 if self.multiple is None else self.multiple(name, p), []).append(p)
+        return torch.optim.SGD([{"params": params, "rate": m, "weight_decay": self.weight_decay / m} for m, params in groups.items()],
+                               lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+
+
+@dataclass(frozen=True)
+class Stage(Feed):
+    """One stage; ``Feed`` says what a step is fed.
+
+    ``trains``: what the trained parameters' names start with ("": all). ``norms``: whether BatchNorm of a part that is not
+    trained sees batch statistics (train; most authors) or its own (eval). ``shared`` names what the stage computes: methods
+    whose stages agree in it, in their settings, in data and seed train it once; "": it is not shared.
+    """
+
+    epochs: int = 1
+    trains: str | tuple[str, ...] = ""
+    optimizer: Sgd = field(default_factory=lambda: Sgd(0.01))
+    rate: Rate = cosine
+    norms: Literal["train", "eval"] = "train"
+    clip_norm: float | None = None
+    shared: str = ""
+
+
+class Texts(Part):
+    """The cosine classifier that starts from the classes' texts."""
+
+    templates: Literal[1, 60] = Field(60, description="prompt templates that a row starts from ('Init' in Table 5: 60)")
+    single_template: str = Field(SINGLE, pattern=r"\[cls\]", description="the prompt when templates is 1 (LIFT)")
+    text_average: Literal["normalised", "plain"] = Field(
+        "normalised", description="whether a prompt's feature is normalised before averaging (LIFT)")
+    logit_scale: float = Field(25.0, gt=0, description="k of the cosine classifier (LIFT)")
+
+    def rows(self, backbone: Backbone, class_names: list[str]) -> Tensor:
+        """W^zs (C, d) by these settings."""
+        templates = TEMPLATES if self.templates == len(TEMPLATES) else (self.single_template,)
+        return text_features(backbone, class_names, templates, self.text_average == "normalised")
+
+
+class FineTuning(Part):
+    """Optimisation of a CLIP (section 4.2; weight decay and schedule from LIFT)."""
+
+    epochs: int = Field(10, ge=0, description="section 4.2; iNaturalist 2018: 20")
+    batch_size: int = Field(128, ge=1, description="images a step, over all devices and accumulated parts (section 4.2)")
+    drop_last: bool = Field(False, description="leave out an epoch's last, incomplete batch; LIFT keeps it")
+    lr: float = Field(0.01, gt=0, description="section 4.2")
+    schedule: Literal["epoch", "step"] = Field("epoch", description="cosine stepped per epoch (LIFT) or per step")
+    momentum: float = Field(0.9, ge=0, lt=1, description="section 4.2")
+    weight_decay: float = Field(5e-4, ge=0, description="LIFT")
+    clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
+
+    def stage(self, **more: Any) -> Stage:
+        """The one stage of these settings, with ``more`` of its fields."""
+        rate = cosine if self.schedule == "epoch" else cosine_by_step
+        multiple = more.pop("multiple", None)
+        return Stage(**{"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": self.drop_last, "rate": rate,
+                        "optimizer": Sgd(self.lr, self.momentum, self.weight_decay, multiple=multiple),
+                        "clip_norm": self.clip_norm, **more})
+
+
+class FromScratch(Part):
+    """Optimisation of a network from scratch: the common protocol of CIFAR-100-LT (LDAM's)."""
+
+    epochs: int = Field(200, ge=0, description="the common protocol")
+    batch_size: int = Field(128, ge=1, description="images a step, over all devices and accumulated parts")
+    drop_last: bool = Field(False, description="leave out an epoch's last, incomplete batch; LDAM keeps it")
+    lr: float = Field(0.1, gt=0, description="the common protocol")
+    momentum: float = Field(0.9, ge=0, lt=1, description="the common protocol")
+    nesterov: bool = Field(False, description="LDAM: no")
+    weight_decay: float = Field(2e-4, ge=0, description="the common protocol")
+    decay: float = Field(0.01, gt=0, le=1, description="the rate's factor after 80 % and again after 90 % of the epochs (LDAM)")
+    warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up (LDAM)")
+    view: Literal["crop", "shift", "strong", "sim", "sim_blur"] = Field("shift", description="training view, see data.views")
+    clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
+
+    def stage(self, **more: Any) -> Stage:
+        """The first stage of these settings, with ``more`` of its fields."""
+        return Stage(**{"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": self.drop_last,
+                        "views": (RECIPES[self.view],), "rate": Milestones(self.decay, warmup_epochs=self.warmup_epochs),
+                        "optimizer": Sgd(self.lr, self.momentum, self.weight_decay, self.nesterov),
+                        "clip_norm": self.clip_norm, **more})

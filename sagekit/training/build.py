@@ -1,0 +1,52 @@
+"""From a configuration or a run to the network: built fresh, or with the run's trained tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import methods
+from ..config import Config
+from ..data.world import CLASS_NAMES
+from ..errors import UserError
+from ..methods import Method, Task
+from ..networks.backbone import Backbone, load_backbone
+from ..runs.run import Run
+
+
+def build_model(config: Config, class_names: Sequence[str] | None = None, backbone: Backbone | None = None,
+                device: torch.device | str = "cpu", class_counts: Sequence[int] | None = None) -> Method:
+    """The method of ``config`` for ``class_names`` on ``device``, freshly initialised from ``config.seed``.
+
+    ``class_names`` may be left out for the mini world. ``backbone`` saves loading the frozen weights again. ``class_counts`` (C,)
+    are training images a class, which only training needs (1 each without them). Raises ``UserError`` as ``load_backbone`` does.
+    """
+    if class_names is None and config.data.dataset != "world":
+        raise UserError("the class names of this data set are needed; load_data(config.data).class_names has them.")
+    known = list(CLASS_NAMES if class_names is None else class_names)
+    method = methods.load(config.method)
+    if method.needs == "clip":
+        backbone = (backbone or load_backbone(config.network)).to(device)
+    counts = torch.ones(len(known), dtype=torch.long) if class_counts is None else torch.as_tensor(class_counts)
+    clip = backbone if method.needs == "clip" else None
+    task = Task(known, counts, config.network.image_size if clip is None else clip.image_size, clip, config.machine.checkpointing)
+    torch.manual_seed(config.seed)
+    return method(config.settings, task).to(device)
+
+
+def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False,
+               device: torch.device | str = "cpu") -> Method:
+    """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote."""
+    config = run.config
+    if not config.stages:  # nothing was trained
+        return build_model(config, class_names, backbone, device)
+    file = "folded.safetensors" if folded else "weights.safetensors"
+    run.check_fits(backbone.name if backbone else config.network.backbone, class_names, file)
+    model = build_model(config, class_names, backbone, device)
+    if folded:
+        model.fold()  # type: ignore[operator]  # whoever wrote the file could
+    for stage in range(len(config.stages)):
+        model.start_stage(stage)  # the shape that the last stage left
+    model.load_trained(run.weights(file), str(run.path / file))
+    return model
