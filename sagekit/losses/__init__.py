@@ -1,5 +1,7 @@
-"""Losses: tensors in, a scalar out."""
+"""Losses: tensors in, a scalar out. The paper's are here by name, the others in ``compared`` and ``contrast``."""
 
-from .adjusted import Loss, compensated, compensation, criterion, interchange_loss, logit_adjusted
+from . import compared, contrast
+from .adjusted import Loss, compensated, compensation, interchanged, logit_adjusted
+from .compared import named
 
-__all__ = ["Loss", "compensated", "compensation", "criterion", "interchange_loss", "logit_adjusted"]
+__all__ = ["Loss", "compared", "compensated", "compensation", "contrast", "interchanged", "logit_adjusted", "named"]

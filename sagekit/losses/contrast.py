@@ -1,14 +1,12 @@
 """ProCo (Du et al. 2024): contrast with every class's von Mises-Fisher distribution in place of with other images.
 
-The network's feature is projected to u on the unit sphere in R^p (p = 128). Each class j keeps the mean a_j of its u, and
+An image is a vector u on the unit sphere in R^p (p = 128). Each class j keeps the mean a_j of its u, and
 
     mu_j = a_j / |a_j|,    R_j = |a_j|,    kappa_j = p R_j / (1 - R_j^2)
     log C(k) = log I_v(k) - v log k,    v = p/2 - 1                     (I_v: modified Bessel function of the first kind)
     logit_j = log C(|kappa_j mu_j + u / t|) - log C(kappa_j),    t = 0.1
-    loss = l(z) + l(logit)
-
-over two views of every image, l being Eq 1 (or Eq 22 with the compensation factor). Only the classifier's z predicts. The
-means of one epoch serve the next, to which each batch is added.
+which enter the losses as a classifier's logits do. The means of one epoch serve the next, to which each batch is added. A
+class that an epoch does not show keeps its mean, with count 0 (the authors' restarts at a random direction).
 """
 
 from __future__ import annotations
@@ -19,13 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Config
-from ..networks.heads import Logits
-from ..networks.resnet import WIDTH, Scratch
-from .adjusted import Loss
-
 DIMENSION = 128
-TEMPERATURE = 0.1
 LARGEST_KAPPA = 1e5
 """A class of one image has R = 1; its kappa is cut here (as in the authors' code)."""
 
@@ -36,8 +28,8 @@ def log_bessel(kappa: Tensor, order: float) -> Tensor:
     Debye's uniform expansion in 1/v (DLMF 10.41.3) to its fourth term: within 1e-9 of scipy at v = 63 (a test).
     Its derivative is I_{v+1}(kappa) / I_v(kappa), the mean length of a von Mises-Fisher vector.
     """
-    v = order
-    root = torch.sqrt(1 + (kappa.double() / v) ** 2)
+    v, k = order, kappa.double()
+    root = torch.sqrt(1 + (k / v) ** 2)
     t = 1 / root
     u1 = (3 * t - 5 * t**3) / 24
     u2 = (81 * t**2 - 462 * t**4 + 385 * t**6) / 1152
@@ -48,16 +40,20 @@ def log_bessel(kappa: Tensor, order: float) -> Tensor:
 
 
 class Statistics(nn.Module):
-    """Running means of every class's unit vectors: of the epoch before together with this one's, and of this one's alone."""
+    """Running means of every class's unit vectors: of the epoch before together with this one's, and of this one's alone.
+
+    ``means`` and ``counts`` make the logits, ``own_means`` and ``own_counts`` are this epoch's; (C, p) and (C,), saved with
+    the weights. ``temperature`` is t.
+    """
 
     means: Tensor
     counts: Tensor
     own_means: Tensor
     own_counts: Tensor
 
-    def __init__(self, classes: int, dimension: int = DIMENSION) -> None:
+    def __init__(self, classes: int, dimension: int = DIMENSION, temperature: float = 0.1) -> None:
         super().__init__()
-        self.order = dimension / 2 - 1
+        self.order, self.temperature = dimension / 2 - 1, temperature
         start = 0.9 * F.normalize(torch.randn(classes, dimension), dim=1)  # spread out, until the first images come
         for name in ("means", "own_means"):
             self.register_buffer(name, start.clone())
@@ -66,12 +62,13 @@ class Statistics(nn.Module):
 
     def start_epoch(self) -> None:
         """What this epoch counted serves the next; counting starts anew."""
-        self.means, self.counts = self.own_means.clone(), self.own_counts.clone()
+        self.means.copy_(self.own_means)  # in place: DistributedDataParallel holds on to the buffers it was given
+        self.counts.copy_(self.own_counts)
         self.own_counts.zero_()
 
     @torch.no_grad()
     def update(self, vectors: Tensor, labels: Tensor) -> None:
-        """Add unit ``vectors`` (B, p) of the classes ``labels`` (B,)."""
+        """Add unit ``vectors`` (B, p) of the classes ``labels`` int64 (B,)."""
         for means, counts in ((self.means, self.counts), (self.own_means, self.own_counts)):
             new = torch.zeros_like(counts).index_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
             total = torch.zeros_like(means).index_add_(0, labels, vectors.to(means))
@@ -80,39 +77,10 @@ class Statistics(nn.Module):
             counts.add_(new)
 
     def logits(self, vectors: Tensor) -> Tensor:
-        """The class logits (B, C) of unit ``vectors`` (B, p)."""
-        length = self.means.norm(dim=1)
-        kappa = (self.means.shape[1] * length / (1 - length**2).clamp(min=1e-12)).clamp(max=LARGEST_KAPPA)  # (C,)
-        cosine = vectors @ F.normalize(self.means, dim=1).T
-        moved = (kappa**2 + 2 * kappa * cosine.double() / TEMPERATURE + 1 / TEMPERATURE**2).clamp(min=1e-12).sqrt()  # (B, C)
+        """The class logits (B, C) of unit ``vectors`` (B, p), through float64: kappa^2 is up to 1e10, and 1 / t^2 only 100."""
+        means, t = self.means.double(), self.temperature
+        length = means.norm(dim=1)
+        kappa = (means.shape[1] * length / (1 - length**2).clamp(min=1e-12)).clamp(max=LARGEST_KAPPA)  # (C,)
+        cosine = vectors.double() @ F.normalize(means, dim=1).T
+        moved = (kappa**2 + 2 * kappa * cosine / t + 1 / t**2).clamp(min=1e-12).sqrt()  # (B, C)
         return (log_bessel(moved, self.order) - log_bessel(kappa, self.order)).to(vectors.dtype)
-
-
-class ProCo(Scratch):
-    """ResNet-32 with a classifier, a projection head, and the class statistics."""
-
-    def __init__(self, classes: int, config: Config) -> None:
-        super().__init__(classes, config)
-        self.projection = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, DIMENSION))
-        self.statistics = Statistics(classes)
-
-    def classify(self, feature: Tensor, frozen: Tensor | None = None) -> Logits:
-        """Logits of features (B, 64), and in training their unit vectors u (B, p)."""
-        logits = super().classify(feature)
-        if not self.training:
-            return logits
-        return logits._replace(embedding=F.normalize(self.projection(feature).float(), dim=-1))
-
-
-def proco_loss(logits: Logits, target: Tensor, loss: Loss, statistics: Statistics) -> dict[str, Tensor]:
-    """l(z) + l(logit) and its terms. The batch enters the statistics first, as in the authors' code."""
-    assert logits.embedding is not None
-    statistics.update(logits.embedding, target)
-    terms = {"z": loss(logits.z, target), "contrast": loss(statistics.logits(logits.embedding), target)}
-    return {"loss": terms["z"] + terms["contrast"], **terms}
-
-
-def build_scratch(config: Config, classes: int) -> Scratch:
-    """The network of ``config`` with random weights drawn from ``config.seed``."""
-    torch.manual_seed(config.seed)
-    return (ProCo if config.loss == "proco" else Scratch)(classes, config)

@@ -1,11 +1,13 @@
-"""Each loss from its formula, image by image in float64, its gradient, and its trap."""
+"""Each loss and its gradient from its formula, image by image in float64, and its trap."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from sagekit import losses
+from sagekit.errors import UserError
 from sagekit.losses import compared as other
 
 G = torch.Generator().manual_seed(0)
@@ -14,20 +16,22 @@ C = 2 * torch.rand(8, 5, dtype=torch.float64, generator=G) - 1
 Y = torch.tensor([0, 1, 2, 3, 4, 0, 0, 1])
 N = torch.tensor([20, 500, 5, 120, 60])  # in no order
 GAMMA = 0.06
+ACCURACY = torch.tensor([0.9, 0.5, 0.8, 0.1, 0.3])
 
 
 def ce(z, y, gamma=0.0):
-    weighted = [math.exp(v) * int(n) ** gamma for v, n in zip(z, N, strict=True)]
-    return -math.log(weighted[y] / sum(weighted))
+    weighted = [torch.exp(v) * int(n) ** gamma for v, n in zip(z, N, strict=True)]
+    return -torch.log(weighted[y] / sum(weighted))
 
 
-def by_image(one):
-    """Mean over the batch of ``one(row of logits, row of cosines, label)``."""
-    return sum(one(z, c, y) for z, c, y in zip(Z.tolist(), C.tolist(), Y.tolist(), strict=True)) / len(Y)
+def literal_focal(z, y, gamma=0.0):
+    one = ce(z, y, gamma)
+    return (1 - torch.exp(-one)) ** 2 * one
 
 
-def with_margin(c, y, margin, scale):
-    return [scale * (v - (margin if j == y else 0)) for j, v in enumerate(c)]
+def literal_ldam(c, y, gamma=0.0):
+    margin = 0.5 * (5 / int(N[y])) ** 0.25
+    return ce([30 * (v - (margin if j == y else 0)) for j, v in enumerate(c)], y, gamma)
 
 
 def literal_kps(c, y, gamma=0.0, adjust=False):
@@ -41,77 +45,109 @@ def literal_kps(c, y, gamma=0.0, adjust=False):
 
 def literal_dbm(c, y, gamma=0.0):
     margin = 0.1 * 5 / int(N[y])
-    wrong = max(range(5), key=lambda j: c[j]) != y
-    moved = math.cos(math.acos(c[y]) + margin + margin * wrong * (1 - c[y]) / 2)
+    wrong = max(range(5), key=lambda j: c[j].item()) != y
+    moved = torch.cos(torch.acos(c[y]) + margin + margin * wrong * (1 - c[y]) / 2)
     return ce([32 * (moved if j == y else v) for j, v in enumerate(c)], y, gamma)
 
 
-def literal_ldam(c, y, gamma=0.0):
-    return ce(with_margin(c, y, 0.5 * (5 / int(N[y])) ** 0.25, 30), y, gamma)
-
-
-@pytest.mark.parametrize("gamma", [0.0, GAMMA])
-@pytest.mark.parametrize(("ours", "literal"), [
-    (lambda g: other.cross_entropy(Z, Y, N, g), lambda z, c, y, g: ce(z, y, g)),
-    (lambda g: other.focal(Z, Y, N, g), lambda z, c, y, g: (1 - math.exp(-ce(z, y, g))) ** 2 * ce(z, y, g)),
-    (lambda g: other.ldam(C, Y, N, g), lambda z, c, y, g: literal_ldam(c, y, g)),
-    (lambda g: other.kps(C, Y, N, g), lambda z, c, y, g: literal_kps(c, y, g)),
-    (lambda g: other.kps(C, Y, N, g, adjust_gradient=True), lambda z, c, y, g: literal_kps(c, y, g, True)),
-    (lambda g: other.dbm(C, Y, N, g), lambda z, c, y, g: literal_dbm(c, y, g)),
-], ids=["ce", "focal", "ldam", "kps", "kps adjusted", "dbm"])
-def test_values(ours, literal, gamma):
-    assert ours(gamma).item() == pytest.approx(by_image(lambda z, c, y: literal(z, c, y, gamma)), abs=1e-10)
-
-
-@pytest.mark.parametrize("gamma", [0.0, GAMMA])
-def test_lade(gamma):
+def literal_lade(z, labels, gamma=0.0, regular=0.01):
+    """Of a batch: A_c is 0 for a class without images, B_c is there all the same."""
     pi = [n / int(N.sum()) for n in N.tolist()]
-    first = by_image(lambda z, c, y: ce([v + math.log(p) for v, p in zip(z, pi, strict=True)], y, gamma))
+    first = mean(lambda row, y: ce([v + math.log(p) for v, p in zip(row, pi, strict=True)], y, gamma), z, labels)
     total = 0.0
     for k in range(5):
-        a = torch.stack([z[k] for z, y in zip(Z, Y, strict=True) if y == k]).mean().item()
-        b = math.log(sum(math.exp(z[k] - math.log(pi[k]) - math.log(5)) for z in Z.tolist()) / len(Z))
-        total += pi[k] * (a - b - 0.01 * b * b)
-    assert other.lade(Z, Y, N, gamma).item() == pytest.approx(first - 0.1 * total, abs=1e-10)
+        own = [row[k] for row, y in zip(z, labels.tolist(), strict=True) if y == k]
+        a = sum(own) / len(own) if own else 0.0
+        b = torch.log(sum(torch.exp(row[k] - math.log(pi[k]) - math.log(5)) for row in z) / len(z))
+        total -= pi[k] * (a - b - regular * b**2)
+    return first + 0.1 * total
 
 
-def test_lade_s_trap_a_class_that_the_batch_lacks():
-    some = Y != 4
-    value = other.lade(Z[some], Y[some], N)
-    assert torch.isfinite(value)
-    regular = value - losses.logit_adjusted(Z[some], Y[some], N)
-    moved = Z[some].clone()
-    moved[:, 4] += 5  # class 4 is absent: only the cross entropy sees its logits, R does not
-    assert other.lade(moved, Y[some], N) - losses.logit_adjusted(moved, Y[some], N) == pytest.approx(regular.item(), abs=1e-10)
+def mean(one, x, labels=Y):
+    """Mean over the batch of ``one(row, label)``."""
+    return sum(one(row, y) for row, y in zip(x, labels.tolist(), strict=True)) / len(labels)
 
 
-def test_weights_have_mean_one():
+def same(ours, literal, at):
+    """Values and gradients of the two functions of (B, C) agree."""
+    x, twin = at.clone().requires_grad_(), at.clone().requires_grad_()
+    value, expected = ours(x), literal(twin)
+    torch.testing.assert_close(value, expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(torch.autograd.grad(value, x)[0], torch.autograd.grad(expected, twin)[0], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, GAMMA])
+@pytest.mark.parametrize(("at", "ours", "literal"), [
+    (Z, other.cross_entropy, ce), (Z, other.focal, literal_focal), (C, other.ldam, literal_ldam), (C, other.dbm, literal_dbm),
+    (C, other.kps, literal_kps),
+    (C, lambda *a: other.kps(*a, adjust_gradient=True), lambda c, y, gamma: literal_kps(c, y, gamma, adjust=True)),
+], ids=["ce", "focal", "ldam", "dbm", "kps", "kps adjusted"])
+def test_values_and_gradients(at, ours, literal, gamma):
+    same(lambda x: ours(x, Y, N, gamma), lambda x: mean(lambda row, y: literal(row, y, gamma), x), at)
+
+
+@pytest.mark.parametrize("gamma", [0.0, GAMMA])
+@pytest.mark.parametrize("present", [[0, 1, 2, 3, 4], [0, 1, 2, 3], [1]], ids=["all", "one absent", "one class only"])
+def test_lade_s_trap_classes_that_the_batch_lacks(present, gamma):
+    some = torch.isin(Y, torch.tensor(present))
+    same(lambda z: other.lade(z, Y[some], N, gamma), lambda z: literal_lade(z, Y[some], gamma), Z[some])
+
+
+def test_lade_has_two_published_regular():
+    same(lambda z: other.lade(z, Y, N, regular=0.1), lambda z: literal_lade(z, Y, regular=0.1), Z)
+
+
+def test_class_balanced_weights():
     weights = other.effective_number_weights(N)
     expected = [(1 - 0.9999) / (1 - 0.9999**n) for n in N.tolist()]
     assert weights.tolist() == pytest.approx([5 * w / sum(expected) for w in expected])
+
+
+@pytest.mark.parametrize(("settings", "tau"), [
+    ({}, 1 / (1 + math.exp(-0.9 / 0.41))), ({"dynamic": "doubled"}, 2 / (1 + math.exp(1 - 0.9 / 0.41))), ({"tau": 1.5}, 1.5),
+    ({"tau": 0}, 0),
+])
+def test_difficulty_weights(settings, tau):
     accuracy = [0.9, 0.5, 0.4]
-    tau = 1 / (1 + math.exp(-0.9 / 0.41))
     expected = [(1 - a) ** tau for a in accuracy]
-    assert other.difficulty_weights(torch.tensor(accuracy).double()).tolist() == pytest.approx([3 * w / sum(expected)
-                                                                                               for w in expected])
+    weights = other.difficulty_weights(torch.tensor(accuracy).double(), **settings)
+    assert weights.tolist() == pytest.approx([3 * w / sum(expected) for w in expected])
+
+
+@pytest.mark.parametrize(("dynamic", "least", "most"), [("sigmoid", 0.5, 1), ("doubled", 1, 2)])
+def test_dynamic_exponents_stay_in_their_ranges(dynamic, least, most):
+    """Two classes of accuracy a > b: the exponent is log(w_b / w_a) / log((1 - b) / (1 - a))."""
+    for a, b in ((0.6, 0.58), (0.9, 0.3), (0.99, 0.0)):
+        weights = other.difficulty_weights(torch.tensor([a, b], dtype=torch.float64), dynamic=dynamic)
+        assert least <= math.log(weights[1] / weights[0]) / math.log((1 - b) / (1 - a)) <= most + 1e-9
+
+
+def test_no_class_is_difficult():
     assert other.difficulty_weights(torch.ones(3)).tolist() == [1, 1, 1]
 
 
-def test_weighted_loss_is_not_divided_by_the_batch_s_weights():
-    weights = other.effective_number_weights(N)
-    expected = by_image(lambda z, c, y: weights[y].item() * ce(z, y))
-    assert other.cross_entropy(Z, Y, N, weights=weights).item() == pytest.approx(expected, abs=1e-10)
+def test_class_balanced_and_cdb_are_divided_by_the_batch():
+    for weights in (other.effective_number_weights(N), other.difficulty_weights(ACCURACY)):
+        same(lambda z, w=weights: other.cross_entropy(z, Y, N, weights=w),
+             lambda z, w=weights: mean(lambda row, y: w[y] * ce(row, y), z), Z)
 
 
-def test_deferred_reweighting_of_ldam():
-    weights = other.effective_number_weights(N)
-    expected = by_image(lambda z, c, y: weights[y].item() * literal_ldam(c, y))
-    assert other.ldam(C, Y, N, weights=weights).item() == pytest.approx(expected, abs=1e-10)
+def test_the_trap_ldam_drw_is_divided_by_the_batch_s_weights():
+    """Its gradient is B / sum w_y times that of the mean over images."""
+    w = other.effective_number_weights(N)
+    total = sum(w[y].item() for y in Y)
+    assert abs(total / len(Y) - 1) > 0.05
+    same(lambda c: other.ldam(c, Y, N, weights=w), lambda c: mean(lambda row, y: w[y] * literal_ldam(row, y), c) * 8 / total, C)
+    plain, normalised = Z.clone().requires_grad_(), Z.clone().requires_grad_()
+    other.cross_entropy(plain, Y, N, weights=w).backward()
+    other.cross_entropy(normalised, Y, N, weights=w, normalise=True).backward()
+    torch.testing.assert_close(plain.grad, normalised.grad * total / len(Y))
+    torch.testing.assert_close(other.cross_entropy(Z, Y, N, weights=w, normalise=True),
+                               torch.nn.functional.cross_entropy(Z, Y, weight=w))
 
 
 def test_balanced_softmax_is_la_at_tau_1():
-    expected = by_image(lambda z, c, y: ce([v + math.log(n) for v, n in zip(z, N.tolist(), strict=True)], y))
-    assert losses.logit_adjusted(Z, Y, N).item() == pytest.approx(expected, abs=1e-10)
+    same(lambda z: losses.logit_adjusted(z, Y, N), lambda z: mean(lambda row, y: ce(row + N.double().log(), y), z), Z)
 
 
 def test_focal_without_focus_is_cross_entropy():
@@ -119,10 +155,10 @@ def test_focal_without_focus_is_cross_entropy():
 
 
 def test_ldam_s_trap_the_margin_is_before_the_scale():
-    def after_the_scale(z, c, y):
+    def after_the_scale(c, y):
         return ce([30 * v - (0.5 * (5 / int(N[y])) ** 0.25 if j == y else 0) for j, v in enumerate(c)], y)
 
-    assert abs(other.ldam(C, Y, N).item() - by_image(after_the_scale)) > 0.1
+    assert abs(other.ldam(C, Y, N).item() - mean(after_the_scale, C).item()) > 0.1
 
 
 def test_two_readings_of_ce_plus_cf():
@@ -133,21 +169,68 @@ def test_two_readings_of_ce_plus_cf():
     torch.testing.assert_close(second, losses.compensated(Z, Y, N, GAMMA))
 
 
-@pytest.mark.parametrize("loss", [
-    lambda x: other.cross_entropy(x, Y, N, GAMMA), lambda x: other.focal(x, Y, N, GAMMA), lambda x: other.lade(x, Y, N, GAMMA),
-    lambda x: other.ldam(x, Y, N, GAMMA), lambda x: other.kps(x, Y, N, GAMMA, adjust_gradient=True),
-], ids=["ce", "focal", "lade", "ldam", "kps"])
-def test_gradients(loss):
-    assert torch.autograd.gradcheck(loss, C.clone().requires_grad_())
+@pytest.mark.parametrize(("other_cosine", "wrong"), [(0.9, 1), (0.1, 0)])
+def test_dbm_s_trap_its_difficulty_carries_gradient(other_cosine, wrong):
+    """d theta' / d theta is 1 + m_y sin(theta) / 2 for a wrong image, 1 for a right one.
+
+    One image of the rarest class, m = 0.1: d loss / d theta = 32 (1 - p_y) sin(theta') d theta' / d theta.
+    """
+    theta = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
+    fixed = torch.tensor([other_cosine, 0, -0.5, -0.5], dtype=torch.float64)
+    loss = other.dbm(torch.cat([fixed[:2], torch.cos(theta)[None], fixed[2:]])[None], torch.tensor([2]), N)
+    loss.backward()
+    moved = 1.2 + 0.1 + 0.1 * wrong * (1 - math.cos(1.2)) / 2
+    slope = 1 + 0.1 * wrong * math.sin(1.2) / 2
+    assert theta.grad.item() == pytest.approx(32 * (1 - math.exp(-loss.item())) * math.sin(moved) * slope, rel=1e-9)
 
 
-def test_dbm_s_difficulty_carries_no_gradient():
-    """The gradient is that of a loss whose total margin is a constant."""
-    ours, fixed = C.clone().requires_grad_(), C.clone().requires_grad_()
-    other.dbm(ours, Y, N).backward()
-    c = fixed.gather(1, Y[:, None])[:, 0]
-    margin = 0.1 * 5 / N[Y]
-    total = (margin + margin * (C.argmax(1) != Y) * (1 - C.gather(1, Y[:, None])[:, 0]) / 2).double()
-    logits = 32 * fixed.scatter(1, Y[:, None], torch.cos(torch.acos(c) + total)[:, None])
-    torch.nn.functional.cross_entropy(logits, Y).backward()
-    torch.testing.assert_close(ours.grad, fixed.grad)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dbm_at_cosines_of_one_is_finite(dtype):
+    cosines = torch.eye(5, dtype=dtype).mul(2).sub(1).requires_grad_()  # 1 on the diagonal, else -1
+    other.dbm(cosines, torch.tensor([0, 1, 2, 0, 1]), N).backward()
+    assert torch.isfinite(cosines.grad).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, GAMMA])
+def test_named_losses_are_the_formulas(gamma):
+    """Cosine losses get z / 25; the factor adds gamma log n_i."""
+    c, w = Z / 25, other.effective_number_weights(N)
+    expected = {
+        "ce": other.cross_entropy(Z, Y, N, gamma), "focal": other.focal(Z, Y, N, gamma), "lade": other.lade(Z, Y, N, gamma),
+        "class-balanced": other.cross_entropy(Z, Y, N, gamma, w), "cdb": other.cross_entropy(Z, Y, N, gamma),
+        "la": losses.logit_adjusted(Z, Y, N, 1 + gamma), "ldam": other.ldam(c, Y, N, gamma),
+        "ldam-drw": other.ldam(c, Y, N, gamma), "kps": other.kps(c, Y, N, gamma), "dbm": other.dbm(c, Y, N, gamma),
+    }
+    assert set(expected) == set(get_args(other.Name))
+    for name, value in expected.items():
+        torch.testing.assert_close(losses.named(name, N, gamma=gamma, scale=25)(Z, Y), value, msg=name)
+        scaled = losses.named(name, N, gamma=gamma, scale=50)(Z, Y)
+        assert (scaled.item() != pytest.approx(value.item())) == (name in other.COSINE)
+
+
+def test_named_deferred_parts_start_at_their_share_of_the_epochs():
+    def of(name, done):
+        return losses.named(name, N, scale=25, done=done)(Z, Y)
+
+    assert of("ldam-drw", 0.79) == of("ldam", 0.79)
+    weights = other.effective_number_weights(N)
+    torch.testing.assert_close(of("ldam-drw", 160 / 200), other.ldam(Z / 25, Y, N, weights=weights))
+    assert of("kps", 0.59) == of("kps", 0)
+    torch.testing.assert_close(of("kps", 120 / 200), other.kps(Z / 25, Y, N, adjust_gradient=True))
+
+
+def test_named_cdb_weighs_by_class_accuracy():
+    expected = other.cross_entropy(Z, Y, N, weights=other.difficulty_weights(ACCURACY))
+    torch.testing.assert_close(losses.named("cdb", N, class_accuracy=ACCURACY)(Z, Y), expected)
+
+
+def test_named_la_takes_tau_or_gamma():
+    assert losses.named("la", N, tau=1.7)(Z, Y) == losses.logit_adjusted(Z, Y, N, 1.7)
+    assert losses.named("la", N, gamma=0.05, mu=0.7)(Z, Y) == losses.compensated(Z, Y, N, 0.05, 0.7)
+    with pytest.raises(UserError, match=r"Eq 22 has tau = 1, not 1\.7"):
+        losses.named("la", N, tau=1.7, gamma=0.05)
+
+
+def test_an_unknown_name_is_one_clear_line():
+    with pytest.raises(UserError, match=r"no loss 'ldam-dwr'\. Did you mean 'ldam-drw'"):
+        losses.named("ldam-dwr", N)

@@ -1,15 +1,12 @@
-"""ProCo: the Bessel function against scipy, the statistics against plain means, the logits from their definition."""
+"""ProCo's statistics: the Bessel function against scipy, the means against plain means, the logits from their definition."""
 
 import math
 
 import pytest
 import torch
-from conftest import SMALL
 from scipy.special import ive
 
-from sagekit import Config, load_data, train
-from sagekit.losses.compared import cross_entropy
-from sagekit.losses.contrast import DIMENSION, LARGEST_KAPPA, ProCo, Statistics, log_bessel, proco_loss
+from sagekit.losses.contrast import DIMENSION, LARGEST_KAPPA, Statistics, log_bessel
 
 ORDER = DIMENSION / 2 - 1
 KAPPA = torch.tensor([1e-3, 0.5, 3.0, 20.0, 63.0, 200.0, 3e3, 1e5], dtype=torch.float64)
@@ -83,44 +80,77 @@ def test_logits_from_their_definition():
             assert row[j].item() == pytest.approx(exact(moved) - exact(kappa), abs=1e-8)
 
 
-def test_the_trap_a_class_of_one_image():
-    """R = 1 makes kappa infinite; it is cut, and the logit becomes u . mu / t."""
+def of_one_image(vector):
+    """Statistics of one class that has seen one image: R = 1 makes kappa infinite; it is cut at 1e5."""
     statistics = Statistics(1).double()
-    own = unit(1)
-    statistics.update(own, torch.zeros(1, dtype=torch.long))
-    vectors = unit(5)
-    logits = statistics.logits(vectors)[:, 0]
+    statistics.update(vector, torch.zeros(1, dtype=torch.long))
+    return statistics
+
+
+def test_the_trap_a_class_of_one_image():
+    """Kappa is cut, and the logit becomes u . mu / t."""
+    own, vectors = unit(1), unit(5)
+    logits = of_one_image(own).logits(vectors)[:, 0]
     assert torch.isfinite(logits).all()
     torch.testing.assert_close(logits, 10 * (vectors @ own[0]), atol=2 * 100 / LARGEST_KAPPA + 1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("length", [0.9, 0.99, 0.9985, 0.9991, 0.9993])
+def test_the_trap_kappa_squared_wants_float64(length):
+    """Towards kappa 1e5 float32 loses some hundreds of kappa^2, and with them some thousandths of a logit."""
+    statistics, own = Statistics(1), unit(1)
+    statistics.means.copy_(length * own)
+    vectors = torch.cat([own, -own, unit(6)]).float()
+    a = statistics.means[0].double()
+    kappa = (DIMENSION * a.norm() / (1 - a.norm() ** 2)).item()
+    assert kappa < LARGEST_KAPPA
+    for row, u in zip(statistics.logits(vectors)[:, 0].tolist(), vectors.double(), strict=True):
+        moved = math.sqrt(kappa**2 + 2 * kappa * (u @ a / a.norm()).item() / 0.1 + 100)
+        assert row == pytest.approx(exact(moved) - exact(kappa), abs=2e-6)
+
+
+def test_gradient_of_the_logits_from_its_definition():
+    """d logit_j / d u = I_{v+1}(m) / I_v(m) kappa_j mu_j / (t m), with m = |kappa_j mu_j + u / t| and |u| = 1."""
+    statistics = Statistics(2).double()
+    statistics.update(unit(6), torch.tensor([0, 0, 0, 0, 1, 1]))
+    u = unit(1).requires_grad_()
+    for j in range(2):
+        gradient, = torch.autograd.grad(statistics.logits(u)[0, j], u)
+        a = statistics.means[j]
+        kappa = DIMENSION * a.norm() / (1 - a.norm() ** 2)
+        moved = (kappa * a / a.norm() + u[0].detach() / 0.1).norm().item()
+        expected = ive(ORDER + 1, moved) / ive(ORDER, moved) * kappa * a / a.norm() / (0.1 * moved)
+        torch.testing.assert_close(gradient[0], expected, atol=0, rtol=1e-7)
+
+
+def test_temperature_is_an_argument():
+    statistics = Statistics(1, temperature=0.5).double()
+    statistics.load_state_dict(of_one_image(unit(1)).state_dict())
+    own = torch.nn.functional.normalize(statistics.means, dim=1)
+    assert statistics.logits(own).item() == pytest.approx(exact(LARGEST_KAPPA + 2) - exact(LARGEST_KAPPA), abs=1e-7)
+
+
+def test_a_class_that_an_epoch_lacks_keeps_its_mean_with_count_0():
+    statistics = Statistics(2).double()
+    first, second = unit(2), unit(1)
+    statistics.start_epoch()
+    statistics.update(first, torch.tensor([0, 1]))
+    statistics.start_epoch()
+    statistics.update(second, torch.tensor([0]))
+    statistics.start_epoch()
+    torch.testing.assert_close(statistics.means, torch.stack([second[0], first[1]]))
+    assert statistics.counts.tolist() == [1, 0]
+
+
+def test_statistics_are_saved_with_the_weights():
+    statistics = Statistics(2)
+    before = [buffer.data_ptr() for buffer in statistics.buffers()]
+    statistics.start_epoch()
+    assert [buffer.data_ptr() for buffer in statistics.buffers()] == before  # the buffers that a wrapper holds on to
+    assert set(statistics.state_dict()) == {"means", "counts", "own_means", "own_counts"}
 
 
 def test_gradient_of_the_contrast():
     statistics = Statistics(4).double()
     statistics.update(unit(12), torch.arange(12) % 4)
     assert torch.autograd.gradcheck(statistics.logits, unit(2).requires_grad_())
-
-
-def test_loss_is_both_parts():
-    model = ProCo(4, Config.preset("mini", "scratch", loss="proco")).double().train()
-    images, labels, n = torch.rand(6, 3, 24, 24, dtype=torch.float64), torch.arange(6) % 4, torch.tensor([4, 3, 2, 1])
-    logits = model(images)
-    terms = proco_loss(logits._replace(embedding=logits.embedding.double()), labels,
-                       lambda z, y: cross_entropy(z, y, n, 0.05), model.statistics)
-    torch.testing.assert_close(terms["loss"], terms["z"] + terms["contrast"])
-    assert terms["contrast"].item() != terms["z"].item()
-
-
-def test_the_classifier_alone_predicts():
-    model = ProCo(4, Config.preset("mini", "scratch", loss="proco")).eval()
-    logits = model(torch.rand(2, 3, 24, 24))
-    assert logits.embedding is None
-    assert torch.equal(logits.prediction, logits.z)
-
-
-def test_statistics_count_both_views_and_travel_with_the_weights(tmp_path):
-    config = Config.preset("mini", "scratch", **SMALL | {"epochs": 2, "loss": "proco", "largest_class": 10})
-    data = load_data(config)
-    weights = train(config, tmp_path / "run", data=data, show=False).weights()
-    seen = 2 * 64 * (len(data.train) // 64)
-    assert weights["statistics.own_counts"].sum() == seen
-    assert weights["statistics.counts"].sum() == 2 * seen
