@@ -20,7 +20,8 @@ from sagekit import paper
 from sagekit.files import write_text
 from sagekit.runs.metrics import group_names
 from sagekit.runs.run import Run
-from sagekit.studies.study import FIG_7, FIG_8, rows_of, save, summary
+from sagekit.studies.study import FIG_7, FIG_8, rows_of
+from sagekit.studies.summary import save, summary
 from sagekit.studies.sweep import over_seeds, run_points
 
 HEAD = """# Measured: the paper's studies on the mini world
@@ -35,9 +36,9 @@ the percentages, and not the size of a difference: data, network, number of clas
 and the (believed) five crops differ.
 
 Accuracies are means with 95 % t intervals over seeds. Differences are paired: same seeds, same test images; their
-intervals are a bootstrap over seeds and images, which with few seeds is somewhat too narrow. A difference whose
-interval excludes zero is bold. Training is in bf16 (`precision`: auto, on a CPU that has the instructions), the test in
-float32.
+intervals are a crossed bootstrap over seeds and the images that these share, which is too narrow for few seeds that
+differ much. A difference whose interval excludes zero is bold. Training is in bf16 (`precision`: auto, on a CPU that
+has the instructions), the test in float32.
 """
 TABLES = {
     "table5": ("Table 5: the components one after the other", 5),
@@ -58,13 +59,14 @@ FIGURES = {"fig7": ("Figure 7: the weights of FIT's losses", FIG_7),
 DATASET = "CIFAR-100-LT 100"
 
 
-def measured(study: str, seeds: int, runs: Path) -> pd.DataFrame:
+def measured(study: str, seeds: int, runs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The results of a study's runs, and their summary against the first row."""
     results = run_points(over_seeds(rows_of(study, "mini"), seeds), runs / "points")
-    save(results, runs / f"{study}-mini")
+    usual = save(results, runs / f"{study}-mini")
     failed = results[results["status"] != "finished"].to_dict("records")
     if failed:
         raise SystemExit(f"{len(failed)} runs of {study} are not finished; the first: {failed[0]['row']}: {failed[0]['error']}")
-    return results
+    return results, usual
 
 
 def cell(row: dict, group: str) -> str:
@@ -97,9 +99,9 @@ def printed(table: int | None, name: str) -> str:
     return " / ".join(f"{found[0][g]:.1f}" for g in group_names()) if found else ""
 
 
-def table_section(study: str, results: pd.DataFrame) -> str:
+def table_section(study: str, results: pd.DataFrame, usual: pd.DataFrame) -> str:
     title, number = TABLES[study]
-    frame = summary(results, PAIRS.get(study))
+    frame = summary(results, PAIRS[study]) if study in PAIRS else usual
     first = str(frame["row"].iloc[0])
     rows = []
     for row in frame.to_dict("records"):
@@ -157,10 +159,10 @@ def figure_section(study: str, results: pd.DataFrame) -> str:
 def main(seeds: int, runs: Path) -> None:
     parts = []
     for study in (*TABLES, *FIGURES):
-        results = measured(study, seeds, runs)
-        table = summary(results).drop(columns=["failed"])
+        results, usual = measured(study, seeds, runs)
+        table = usual.drop(columns=["failed"])
         write_text(Path(f"docs/results/{study}.csv"), table.to_csv(index=False, float_format="%.3f"))
-        parts.append(table_section(study, results) if study in TABLES else figure_section(study, results))
+        parts.append(table_section(study, results, usual) if study in TABLES else figure_section(study, results))
     images = Run(results["path"].iloc[0]).metrics["test_images"]
     write_text(Path("docs/results.md"), "\n".join([HEAD.format(date=date.today(), seeds=seeds, images=images), *parts]))
 

@@ -8,7 +8,9 @@ server starts, which loads torch and pandas before anybody waits for a page, and
 
 import streamlit as st
 
-from sagekit import listing, plots, study  # noqa: F401 (loaded with the server)
+from sagekit import plots  # noqa: F401 (loaded with the server)
+from sagekit.runs import listing  # noqa: F401
+from sagekit.studies import summary  # noqa: F401
 
 PAGES = (("overview", "Overview"), ("compare", "Compare"), ("images", "Images"), ("what_if", "What if"),
          ("embeddings", "Embeddings"), ("sweeps", "Sweeps"), ("training", "Training"), ("paper", "Paper"))

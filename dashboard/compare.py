@@ -9,7 +9,10 @@ from sagekit.data.longtail import GROUPS
 from sagekit.runs import compare, listing
 from sagekit.runs.metrics import group_names
 from sagekit.runs.run import VIEWS
-from sagekit.studies import study
+from sagekit.studies.summary import PAIRED, summary
+
+P_VALUES = {"p": st.column_config.NumberColumn("p (exact McNemar)", format="%.3f"),
+            "p_holm": st.column_config.NumberColumn("p (Holm)", format="%.3f")}
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -44,17 +47,16 @@ def _runs(names: list[str]) -> None:
     st.caption(shared.said(runs[0], view, definition))
     left, right = st.columns(2)
     with left:
-        shared.figure(plots.group_bars(shown, "Top-1, with 95 % bootstrap intervals over test images", "run"), "groups", shown)
+        shared.figure(plots.group_bars(shown, "Top-1, with 95 % Wilson intervals over test images", "run"), "groups", shown)
     long, wide = _wide(chosen, view, definition)
     with right:
         shared.figure(plots.differences(wide, f"Against {chosen[0]}, the same test images", groups_shown=group_names()),
                       "differences", long)
-    shared.table(long[["run", "group", "difference", "low", "high", "p", "images"]], "tests", column_config={
+    shared.table(long[["run", "group", "difference", "low", "high", "p", "p_holm", "images"]], "tests", column_config={
         "difference": st.column_config.NumberColumn("difference (points)", format="%+.1f"),
-        "low": shared.percent("95 % from"), "high": shared.percent("to"), "images": "test images",
-        "p": st.column_config.NumberColumn("p (paired bootstrap)", format="%.3f")})
-    st.caption(f"{len(long)} comparisons: about one in twenty has p < 0.05 by chance alone. One run a method says nothing of "
-               "other seeds.")
+        "low": shared.percent("95 % from"), "high": shared.percent("to"), "images": "test images", **P_VALUES})
+    st.caption("95 %: paired bootstrap over test images. Holm: corrected for the groups of one run, not for several runs. One "
+               "run a method says nothing of other seeds.")
     others = chosen[1:]
     other = others[0] if len(others) == 1 else st.selectbox("Look closer at", others, key="other", **shared.LINK)
     _closer(chosen[0], other, view, definition)
@@ -69,11 +71,12 @@ def _closer(base: str, other: str, view: str, definition: str) -> None:
     for place, title, part in ((left, "Lost most", by_change.head(6)), (right, "Gained most", by_change.tail(6)[::-1])):
         with place:
             st.markdown(f"**{title}**: look at these first")
-            shared.table(part, title.lower(), column_order=["name", "group", "images", "difference", "p"], column_config={
-                "images": "training images", "difference": st.column_config.NumberColumn("points", format="%+.1f"),
-                "p": st.column_config.NumberColumn("p", format="%.3f")})
+            shared.table(part, title.lower(), column_order=["name", "group", "images", "difference", "p", "p_holm"],
+                         column_config={"images": "training images", **P_VALUES,
+                                        "difference": st.column_config.NumberColumn("points", format="%+.1f")})
             st.page_link("images.py", label=f"Images of {part['name'].iloc[0]}", icon=":material/image:", query_params={
                 "folder": st.session_state["folder"], "first": base, "second": other, "class": part["name"].iloc[0]})
+    st.caption(f"Holm: corrected for all {len(classes)} classes.")
     confused = compare.confusions(shared.run(base), shared.run(other), view)
     for place, title, part in ((left, "Confusions that grew", confused[confused["change"] > 0]),
                                (right, "Confusions that shrank", confused[confused["change"] < 0])):
@@ -105,21 +108,20 @@ def _methods(lines: pd.DataFrame) -> None:
     for name in (first, second):
         shown.loc[shown["run"].isin([run.name for run in by_name[name]]), "row"] = name
     shown = shown.dropna(subset="row").sort_values("row", key=lambda rows: rows != first, kind="stable")
-    summary = study.summary(shown, {second: first}, definition, view)
+    means = summary(shown, {second: first}, definition, view)
     pairs = len({run.config.seed for run in by_name[first]} & {run.config.seed for run in by_name[second]})
     st.caption(f"{shared.said(runs[0], view, definition)} {pairs} seed(s) in both.")
-    drawn = summary.assign(**{f"{g}_half": summary[f"{g}_half"].fillna(0) for g in GROUPS}).drop(
+    drawn = means.assign(**{f"{g}_half": means[f"{g}_half"].fillna(0) for g in GROUPS}).drop(
         columns=[f"{g}_{end}" for g in group_names() for end in ("low", "high")])
-    shared.figure(plots.group_bars(drawn, "Mean top-1 with 95 % t intervals over seeds"), "method-groups", summary)
-    found = summary[summary["row"] == second].iloc[0]
-    tests = pd.DataFrame([{"group": g, **{k: found[f"{g}_{k}"] for k in ("difference", "low", "high", "p")}}
-                          for g in group_names()])
+    shared.figure(plots.group_bars(drawn, "Mean top-1 with 95 % t intervals over seeds"), "method-groups", means)
+    found = means[means["row"] == second].iloc[0]
+    tests = pd.DataFrame([{"group": g, **{k: found[f"{g}_{k}"] for k in PAIRED}} for g in group_names()])
     shared.table(tests, "method-tests", column_config={
         "difference": st.column_config.NumberColumn("second minus first (points)", format="%+.1f"),
         "low": shared.percent("95 % from"), "high": shared.percent("to"),
         "p": st.column_config.NumberColumn("p (bootstrap over seeds and images)", format="%.3f")})
-    st.caption("Paired: same seeds, same test images. With few seeds the interval is somewhat too narrow; with one seed it is "
-               "of that seed alone.")
+    st.caption("Paired: same seeds, same test images. With few seeds that differ much the interval is too narrow; with one "
+               "seed it is of that seed alone.")
 
 
 st.title("Compare")

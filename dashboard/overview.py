@@ -74,7 +74,7 @@ def _runs(lines: pd.DataFrame) -> None:
     else:
         st.caption("Mark two rows or more to compare them.")
     st.caption(shared.said(shared.run(shown["run"][0]), view, definition)
-               + " Top-1 in percent; 95 %: bootstrap interval over test images.")
+               + " Top-1 in percent; 95 %: Wilson interval over test images.")
     if shown["data"].nunique() > 1:
         st.caption("Runs on several data sets are listed; the note above is of the first one's.")
     drawn = plots.head_tail(shown, "Head against tail, a point a run")

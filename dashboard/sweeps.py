@@ -8,7 +8,7 @@ from sagekit import plots
 from sagekit.data import world
 from sagekit.runs import listing
 from sagekit.runs.metrics import group_names
-from sagekit.studies import study
+from sagekit.studies.summary import axes_of
 
 st.title("Sweeps")
 found = {path.name: path for path in listing.sweeps(shared.base())}
@@ -22,7 +22,7 @@ status = results["status"].value_counts()
 st.caption(f"{len(results)} runs: " + ", ".join(f"{status[s]} {s}" for s in ("finished", "failed", "open") if s in status)
            + ". Mean top-1 and 95 % t interval over seeds; single view, groups by the data's own counts."
            + (f" {world.NOTE}" if "data" in results and "mini world" in set(results["data"]) else ""))
-points = study.axes_of(results)
+points = axes_of(results)
 axes = [c for c in points if c not in ("row", "seeds", "failed") and c.removesuffix("_half") not in group_names()]
 seeds = int(points["seeds"].max())
 named = points[axes].notna().sum(axis=1) if axes else pd.Series(0, index=points.index)

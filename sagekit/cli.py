@@ -129,7 +129,7 @@ def compare(
     for other in chosen[1:]:
         _print_differences(chosen[0], other, differences(chosen[0], other, view, groups))
     if len(chosen) > 2:
-        console.print(f"{4 * (len(chosen) - 1)} comparisons: about one in twenty has p < 0.05 by chance alone.")
+        console.print(f"{len(chosen) - 1} tables: Holm's correction is within each, not across them.")
 
 
 @app.command()
@@ -223,13 +223,13 @@ def study(
 def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int | None, backend: str, retry_failed: bool,
                 runs: Path) -> None:
     """Points live together in RUNS/points, so that sweeps share them; a study's own folder holds its tables."""
-    from .studies.study import save, summary
+    from .studies.summary import save
     from .studies.sweep import over_seeds, run_points
 
     frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
-    save(frame, runs / name)
+    summary = save(frame, runs / name)
     if (frame["status"] == "finished").any():
-        _print_summary(name, summary(frame), mini="mini world" in set(frame["data"]))
+        _print_summary(name, summary, mini="mini world" in set(frame["data"]))
     failed = frame[frame["status"] == "failed"]
     for row in failed.to_dict("records"):
         console.print(f"failed: {row['row']}, seed {row['seed']}: {row['error']}", markup=False)
@@ -282,7 +282,7 @@ def _print_runs(runs: list[Run], view: str, definition: str) -> None:
         grid.add_row(str(row["run"]), row["method"], *(_cell(row, g) for g in group_names()), f"{row['parameters']:,}",
                      f"{row['seconds']:.0f}")
     console.print(grid)
-    console.print("Top-1, and below it its 95 % bootstrap interval over test images; trained: parameters; s: seconds.")
+    console.print("Top-1, and below it its 95 % Wilson interval over test images; trained: parameters; s: seconds.")
     if metrics["mini_world"]:
         console.print(world.NOTE)
 
@@ -298,12 +298,13 @@ def _cell(row: Mapping[Any, Any], group: str) -> str:
 
 
 def _print_differences(base: Run, other: Run, frame: pd.DataFrame) -> None:
-    grid = _table("group", "difference (points)", "95 % interval", "p", "images",
+    grid = _table("group", "difference (points)", "95 % interval", "p", "p (Holm)", "images",
                   title=f"{other.name} minus {base.name}, paired on the same images")
     for row in frame.to_dict("records"):
         grid.add_row(row["group"], f"{row['difference']:+.1f}", f"[{row['low']:+.1f}, {row['high']:+.1f}]", f"{row['p']:.3f}",
-                     str(row["images"]))
+                     f"{row['p_holm']:.3f}", str(row["images"]))
     console.print(grid)
+    console.print("p: exact McNemar; Holm within this table. Interval: paired bootstrap over test images.")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Comparing finished runs: one table, and paired differences on the same test images.
 
-A difference is taken image by image: the bootstrap resamples the pairs, so what both runs get right or wrong alike does
-not blur it. Runs on other test images or other groups are refused.
+A difference is taken image by image: the bootstrap resamples the pairs, and McNemar's test counts the images that one run
+alone gets right, so what both get right or wrong alike does not blur it. Runs on other test images or other groups are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import stats
 from ..config import MACHINE_SETTINGS
 from ..data.longtail import DEFINITIONS, groups
 from ..errors import UserError
-from .metrics import group_names, paired_difference
+from .metrics import group_names, holm, paired_difference
 from .predictions import Predictions
 from .run import VIEWS, Run
 
@@ -42,7 +42,7 @@ def table(runs: Sequence[Run], view: str = "single", definition: str = "own") ->
 
 def line(run: Run, view: str = "single", definition: str = "own") -> dict[str, Any]:
     """A run's name, method, data, seed, then ``all``, ``head``, ``medium``, ``tail`` in percent with the ends of their 95 %
-    bootstrap intervals (``all_low``, ...; nan for an empty group), trained parameters and training seconds."""
+    Wilson intervals over test images (``all_low``, ...; nan for an empty group), trained parameters and training seconds."""
     if definition not in DEFINITIONS or view not in VIEWS:
         raise UserError(f"unknown view or groups: '{view}', '{definition}'. Views: {', '.join(VIEWS)}; groups: "
                         f"{', '.join(DEFINITIONS)}.")
@@ -58,7 +58,8 @@ def line(run: Run, view: str = "single", definition: str = "own") -> dict[str, A
 
 
 def differences(base: Run, other: Run, view: str = "single", definition: str = "own") -> pd.DataFrame:
-    """``other`` minus ``base``, one row for all / head / medium / tail: difference, low, high (points), p, images."""
+    """``other`` minus ``base``, one row for all / head / medium / tail: ``difference``, ``low``, ``high`` (points; paired
+    bootstrap), ``p`` (exact McNemar), ``p_holm`` (``p`` corrected for the rows of this table), ``images``."""
     a, b = _same_images(base, other, view)
     members = groups(base.metrics["group_counts"][definition])
     rows = []
@@ -68,12 +69,15 @@ def differences(base: Run, other: Run, view: str = "single", definition: str = "
             test = paired_difference(a.correct[chosen], b.correct[chosen])
             rows.append({"group": group, **{k: 100 * test[k] for k in ("difference", "low", "high")}, "p": test["p"],
                          "images": int(chosen.sum())})
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    frame.insert(frame.columns.get_loc("p") + 1, "p_holm", holm(frame["p"].to_numpy()))
+    return frame
 
 
 def per_class(base: Run, other: Run, view: str = "single", definition: str = "own") -> pd.DataFrame:
     """One row a class, most frequent first: ``label``, ``name``, ``group``, ``images`` (training), ``tested``, ``base``,
-    ``other`` (accuracy, percent), ``difference`` (points), and ``p`` of the paired bootstrap over the class's test images."""
+    ``other`` (accuracy, percent), ``difference`` (points), ``p`` (exact McNemar over the class's test images), and ``p_holm``
+    (``p`` corrected for all classes)."""
     a, b = _same_images(base, other, view)
     members = groups(base.metrics["group_counts"][definition])
     rows = []
@@ -84,7 +88,9 @@ def per_class(base: Run, other: Run, view: str = "single", definition: str = "ow
             rows.append({"label": label, "name": name, "group": next(g for g, c in members.items() if label in c), "images": n,
                          "tested": int(own.sum()), "base": 100 * a.correct[own].mean(), "other": 100 * b.correct[own].mean(),
                          "difference": 100 * test["difference"], "p": test["p"]})
-    return pd.DataFrame(rows).sort_values(["images", "label"], ascending=[False, True], ignore_index=True)
+    frame = pd.DataFrame(rows)
+    frame["p_holm"] = holm(frame["p"].to_numpy())
+    return frame.sort_values(["images", "label"], ascending=[False, True], ignore_index=True)
 
 
 def confusions(base: Run, other: Run, view: str = "single") -> pd.DataFrame:

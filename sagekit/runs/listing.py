@@ -119,7 +119,7 @@ def _headers(file: Path) -> dict[str, tuple[int, ...]]:
 
 def row(path: Path) -> dict[str, object]:
     """One run's line: ``run``, ``status``, ``problem``, and for a usable one its method, preset, seed and data; for a finished
-    one also accuracies (percent, with ends of the bootstrap interval) by view and definition as ``VIEW/DEFINITION/all_low``."""
+    one also accuracies (percent, with ends of the Wilson interval) by view and definition as ``VIEW/DEFINITION/all_low``."""
     run = Run(path)
     reason = problem(run)
     status = "broken" if reason else "finished" if run.finished else "unfinished"

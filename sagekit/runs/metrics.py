@@ -5,8 +5,12 @@ error with 15 equal bins of confidence:
 
     ECE = sum_b (n_b / N) | accuracy_b - confidence_b |
 
-Every group accuracy has a 95 % percentile bootstrap interval over its images. Resampling n zeros and ones with mean a
-gives Binomial(n, a) / n exactly, so the bootstrap is drawn from there.
+Every accuracy a = k / n has its 95 % Wilson interval over the n test images: all a0 with, at z = 1.96,
+
+    (a - a0)^2 <= z^2 a0 (1 - a0) / n
+
+Two classifiers on the same images, of which one alone is right ``won`` times and the other alone ``lost`` times: the p-value is
+McNemar's exact one, of won ~ Binomial(won + lost, 1/2).
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import gmean, hmean
+from scipy.stats import binomtest, gmean, hmean
 from sklearn.metrics import f1_score
 
 from ..data.longtail import GROUPS, groups
@@ -23,14 +27,13 @@ from .predictions import Predictions
 DRAWS = 2000
 
 
-def interval(correct: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Accuracy of ``correct`` bool (n,) with its bootstrap interval, all in 0..1; empty in, empty out (None)."""
+def interval(correct: np.ndarray) -> dict[str, Any]:
+    """Accuracy of ``correct`` bool (n,) with its 95 % Wilson interval, all in 0..1; empty in, empty out (None)."""
     n = len(correct)
     if n == 0:
         return {"accuracy": None, "low": None, "high": None, "images": 0}
-    accuracy = float(correct.mean())
-    low, high = np.quantile(np.random.default_rng(seed).binomial(n, accuracy, DRAWS) / n, [0.025, 0.975])
-    return {"accuracy": accuracy, "low": float(low), "high": float(high), "images": n}
+    ends = binomtest(int(correct.sum()), n).proportion_ci(method="wilson")
+    return {"accuracy": float(correct.mean()), "low": float(ends.low), "high": float(ends.high), "images": n}
 
 
 def class_accuracies(correct: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -77,18 +80,27 @@ def measure(predictions: Predictions, classes: int, group_counts: dict[str, np.n
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """Accuracy of ``b`` minus that of ``a`` on the same images, bool (n,) each, with interval and two-sided p-value.
+    """Accuracy of ``b`` minus that of ``a`` on the same images, bool (n,) each, with 95 % interval and two-sided p-value.
 
-    The paired bootstrap over images: resampling the differences -1, 0, +1 is one multinomial draw.
+    ``p`` is McNemar's exact test (1 where no image differs). ``low`` and ``high`` are the paired bootstrap over images:
+    resampling the differences -1, 0, +1 is one multinomial draw. With few differing images the two may disagree; p is exact.
     """
-    n = len(a)
-    gain, loss = float((b & ~a).mean()), float((a & ~b).mean())
+    n, won, lost = len(a), int((b & ~a).sum()), int((a & ~b).sum())
+    gain, loss = won / n, lost / n
     draws = np.random.default_rng(seed).multinomial(n, [gain, loss, max(0.0, 1 - gain - loss)], DRAWS)
     differences = (draws[:, 0] - draws[:, 1]) / n
     low, high = np.quantile(differences, [0.025, 0.975])
-    tail = min((differences <= 0).mean(), (differences >= 0).mean())
-    return {"difference": gain - loss, "low": float(low), "high": float(high),
-            "p": float(min(1.0, max(2 * tail, 1 / DRAWS)))}
+    p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return {"difference": gain - loss, "low": float(low), "high": float(high), "p": p}
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's corrected p-values (m,), in the order of ``p`` (m,): the k-th smallest times m - k + 1,
+    never falling, at most 1."""
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return corrected
 
 
 def group_names() -> tuple[str, ...]:

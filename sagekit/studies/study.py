@@ -1,24 +1,11 @@
-"""The paper's studies as rows of runs: Figures 7 and 8, Tables 5, 7, 9 and 10; and what their results say.
-
-A study's summary gives each row's mean over seeds with its 95 % t interval, and its paired difference to the first row: the
-same seeds, the same test images. The interval of a difference is a bootstrap over seeds and, inside each, over images.
-"""
+"""The paper's studies as rows of runs: Figures 7 and 8, Tables 5, 7, 9 and 10. What their results say is in ``summary``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from collections.abc import Callable
 
 from ..config import Config
-from ..data.longtail import groups
 from ..errors import UserError, nearest
-from ..files import write_atomic
-from ..runs.compare import t_half_width
-from ..runs.metrics import DRAWS, group_names
-from ..runs.run import Run
 
 FIG_7 = {"lambda_1": (0.0, 1e-4, 2e-4, 3e-4, 4e-4, 5e-4), "lambda_2": (0.0, 0.01, 0.02, 0.03, 0.045),
          "lambda_3": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
@@ -103,95 +90,3 @@ def rows_of(study: str, preset: str) -> dict[str, Config]:
     if study not in STUDIES:
         raise UserError(f"there is no study '{study}'.{nearest(study, STUDIES)} Studies: {', '.join(STUDIES)}.")
     return STUDIES[study](preset)
-
-
-def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, definition: str = "own",
-            view: str = "single") -> pd.DataFrame:
-    """One row for each of ``sweep.results``' rows, over its finished seeds; accuracies and differences in percent, groups by
-    the data set's own counts.
-
-    Columns: ``row``, ``seeds``, ``failed``, and for each of all / head / medium / tail: its mean, ``_half`` (half width of the
-    t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and ``_p``. ``definition`` and ``view`` are of the
-    differences; the means are those of ``results``. ``bases`` names each row's base (nan without
-    one); by default it is the first row.
-    """
-    finished = results[results["status"] == "finished"]
-    first = results["row"].iloc[0]
-    bases = {name: first for name in results["row"].unique() if name != first} if bases is None else bases
-    rows = []
-    for name, part in results.groupby("row", sort=False):
-        base = finished[finished["row"] == bases.get(str(name))].set_index("seed")["path"]
-        done = part[part["status"] == "finished"]
-        row: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum())}
-        pairs = [(Run(base[s]), Run(p)) for s, p in zip(done["seed"], done["path"], strict=True) if s in base.index]
-        for group in group_names():
-            values = done[group].to_numpy(float) if len(done) else np.array([np.nan])
-            row |= {group: values.mean(), f"{group}_half": t_half_width(values)}
-            unknown = dict.fromkeys(("difference", "low", "high", "p"), np.nan)
-            found = paired(pairs, group, definition, view) if pairs else unknown
-            row |= {f"{group}_{key}": value for key, value in found.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def paired(pairs: list[tuple[Run, Run]], group: str, definition: str = "own", view: str = "single",
-           seed: int = 0) -> dict[str, float]:
-    """Mean ``difference`` (second minus first, percent) over pairs of runs with one seed each, the ends ``low`` and ``high`` of
-    its 95 % interval, and the two-sided ``p``; nan for a group without images.
-
-    Two-level bootstrap: seeds are drawn with replacement, and in each drawn seed the images. Given a seed's share of images
-    won and lost, resampling its images is one multinomial draw.
-    """
-    shares, n = [], 0
-    for a, b in pairs:
-        first, second = a.predictions(view), b.predictions(view)
-        if not np.array_equal(first.labels, second.labels):
-            raise UserError(f"{a.path} and {b.path} cannot be paired: their test images differ.")
-        members = np.unique(first.labels) if group == "all" else groups(a.metrics["group_counts"][definition])[group]
-        chosen = np.isin(first.labels, members)
-        n = int(chosen.sum())
-        if n == 0:
-            return dict.fromkeys(("difference", "low", "high", "p"), np.nan)
-        won = (second.correct & ~first.correct)[chosen].mean()
-        lost = (first.correct & ~second.correct)[chosen].mean()
-        shares.append((won, lost, max(0.0, 1 - won - lost)))
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(shares), size=(DRAWS, len(shares)))
-    counts = rng.multinomial(n, np.asarray(shares)[drawn])  # (DRAWS, seeds, 3)
-    means = 100 * (counts[..., 0] - counts[..., 1]).mean(1) / n
-    low, high = np.quantile(means, [0.025, 0.975])
-    tail = min((means <= 0).mean(), (means >= 0).mean())
-    return {"difference": float(100 * np.mean([w - lost for w, lost, _ in shares])), "low": float(low), "high": float(high),
-            "p": float(min(1.0, max(2 * tail, 1 / DRAWS)))}
-
-
-def axes_of(results: pd.DataFrame) -> pd.DataFrame:
-    """The points of a sweep by the settings that its rows name ("gamma=0.1, mu=0.5"): a column for each of them (nan where a
-    row does not name it, as the preset), then ``row``, ``seeds``, ``failed``, and for all / head / medium / tail the mean
-    over finished seeds and ``_half`` of its t interval. Only ``results`` is read, no run."""
-    rows = []
-    for name, part in results.groupby("row", sort=False):
-        done = part[part["status"] == "finished"]
-        line: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum())}
-        for assignment in str(name).split(", "):
-            key, equals, value = assignment.partition("=")
-            if equals:
-                line[key] = _as_number(value)
-        for group in group_names():
-            values = done[group].to_numpy(float) if group in done and len(done) else np.array([np.nan])
-            line |= {group: values.mean(), f"{group}_half": t_half_width(values)}
-        rows.append(line)
-    return pd.DataFrame(rows)
-
-
-def _as_number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def save(results: pd.DataFrame, folder: Path) -> None:
-    """Write ``results.csv`` and ``summary.csv`` into the study's folder."""
-    write_atomic(folder / "results.csv", lambda path: results.to_csv(path, index=False))
-    write_atomic(folder / "summary.csv", lambda path: summary(results).to_csv(path, index=False))

@@ -2,6 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from sagekit import Run, UserError
 from sagekit.runs.compare import (
@@ -14,6 +15,7 @@ from sagekit.runs.compare import (
     table,
     won_and_lost,
 )
+from sagekit.runs.metrics import holm
 
 
 def test_table_is_in_percent_with_intervals(runs):
@@ -32,6 +34,9 @@ def test_differences_are_paired(runs):
     assert frame["group"].tolist() == ["all", "medium", "tail"]
     assert frame["difference"].iloc[0] == pytest.approx(100 * (b.correct.mean() - a.correct.mean()))
     assert frame["images"].tolist()[0] == 192
+    won, lost = (b.correct & ~a.correct).sum(), (a.correct & ~b.correct).sum()
+    assert frame["p"].iloc[0] == pytest.approx(binomtest(won, won + lost).pvalue)
+    assert frame["p_holm"].tolist() == pytest.approx(holm(frame["p"].to_numpy()).tolist())
 
 
 def test_t_interval_by_hand():
@@ -71,6 +76,8 @@ def test_classes_one_by_one(runs):
     own = a.labels == row["label"]
     assert row["base"] == pytest.approx(100 * a.correct[own].mean())
     assert row["difference"] == pytest.approx(100 * (b.correct[own].mean() - a.correct[own].mean()))
+    assert frame["p_holm"].tolist() == pytest.approx(holm(frame["p"].to_numpy()).tolist())
+    assert frame["p_holm"].min() <= 48 * frame["p"].min()
     assert row["group"] == ("medium" if row["images"] >= 20 else "tail")
     assert frame["difference"].mean() == pytest.approx(differences(runs["zero-shot"], runs["sage"])["difference"].iloc[0])
 

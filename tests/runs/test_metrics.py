@@ -37,13 +37,15 @@ def test_empty_group_has_no_accuracy():
     assert m["groups"]["own"]["tail"] == {"accuracy": None, "low": None, "high": None, "images": 0, "classes": 0}
 
 
-def test_interval_agrees_with_resampling():
-    """The binomial draw is the bootstrap: compare with resampling the images themselves."""
-    correct = np.random.default_rng(1).random(300) < 0.7
-    rng = np.random.default_rng(0)
-    means = [rng.choice(correct, 300).mean() for _ in range(4000)]
-    found = metrics.interval(correct)
-    assert [found["low"], found["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
+@pytest.mark.parametrize(("right", "n"), [(0, 20), (20, 20), (213, 300)])
+def test_interval_is_wilsons(right, n):
+    """Its ends solve (a - a0)^2 = z^2 a0 (1 - a0) / n; at 0 % and 100 % it still has a width."""
+    found = metrics.interval(np.arange(n) < right)
+    z2, a = 1.959964**2, right / n
+    ends = sorted(np.roots([1 + z2 / n, -(2 * a + z2 / n), a * a]))
+    assert [found["low"], found["high"]] == pytest.approx(ends, abs=1e-6)
+    assert (found["accuracy"], found["images"]) == (a, n)
+    assert found["low"] <= a <= found["high"]
 
 
 def test_calibration_error_of_a_known_case():
@@ -61,3 +63,19 @@ def test_paired_difference():
     assert better["p"] < 0.01
     same = metrics.paired_difference(a, a)
     assert (same["difference"], same["p"]) == (0, 1)
+
+
+def test_p_is_mcnemars_by_hand():
+    """5 won, none lost: 2 / 2^5; 1 won and 3 lost: 2 (1 + 4) / 2^4. The images that do not differ do not matter."""
+    a, b = np.zeros(50, bool), np.arange(50) < 5
+    assert metrics.paired_difference(a, b)["p"] == pytest.approx(1 / 16)
+    a, b = np.array([1, 1, 1, 0, 1], bool), np.array([0, 0, 0, 1, 1], bool)
+    assert metrics.paired_difference(a, b)["p"] == pytest.approx(5 / 8)
+
+
+def test_holm_by_hand():
+    """Sorted 0.01, 0.02, 0.03, 0.9 times 4, 3, 2, 1; the third may not fall below the second."""
+    assert metrics.holm(np.array([0.9, 0.02, 0.01, 0.03])) == pytest.approx([0.9, 0.06, 0.04, 0.06])
+    assert metrics.holm(np.array([0.4, 0.5])).tolist() == [0.8, 0.8]
+    assert metrics.holm(np.array([0.7, 0.8, 0.9])).max() == 1
+    assert len(metrics.holm(np.array([]))) == 0

@@ -11,7 +11,7 @@ import sagekit as sk
 from sagekit import Run, UserError
 from sagekit.networks import mini
 from sagekit.runs.listing import problem
-from sagekit.studies.study import paired
+from sagekit.studies.summary import paired
 from sagekit.training.evaluate import likeliest, predict
 
 
@@ -97,7 +97,7 @@ def test_very_many_classes_are_stored_in_part(copy, monkeypatch):
     assert copy.predictions().classes.shape == (192, 5)
     assert (copy.path / "predictions.npz").stat().st_size < size / 3
     assert problem(Run(copy.path)) == ""
-    assert paired([(Run(copy.path), Run(copy.path))], "all")["difference"] == 0
+    assert paired([(Run(copy.path), Run(copy.path))]).loc["all", "difference"] == 0
 
 
 def test_with_bf16_the_head_stays_in_float32(data, backbone, runs):
