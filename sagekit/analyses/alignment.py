@@ -12,25 +12,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..methods import Method
 from ..networks.adapters import SGAdapter
-from ..networks.tuned import Model
+from .inside import guidance_of, tuned_of
 
 
 @torch.no_grad()
-def cosines(model: Model, images: Tensor) -> pd.DataFrame:
+def cosines(model: Method, images: Tensor) -> pd.DataFrame:
     """One row a block: ``block`` (1..L), ``plain`` and ``projected``, means over tokens and ``images`` (B, 3, H, W), in -1..1.
 
     Raises ``UserError`` when the model has no SG-Adapters.
     """
-    if model.adapters is None or not all(isinstance(a, SGAdapter) for a in model.adapters):
-        raise UserError("alignment is measured inside SG-Adapters; this run has none (method sage, or module=sg).")
-    tokens, guidance = model.tuned.embed(images), model.guidance()
+    net, guidance = tuned_of(model), guidance_of(model)
+    if guidance is None or net.adapters is None or not all(isinstance(a, SGAdapter) for a in net.adapters):
+        raise UserError("alignment is measured inside SG-Adapters; this run has none (method sage has).")
     rows = []
-    for index, adapter in enumerate(model.adapters):
+    for step in net.stream(images, guidance):
+        adapter = net.adapters[step.index]
         assert isinstance(adapter, SGAdapter)
-        mid, _, tokens = model.block(index, tokens, guidance)
-        visual, text = adapter.norm(mid), adapter.norm(guidance)
-        rows.append({"block": index + 1, "plain": _mean_cosine(text, visual),
+        visual, text = adapter.norm(step.mid), adapter.norm(guidance)
+        rows.append({"block": step.index + 1, "plain": _mean_cosine(text, visual),
                      "projected": _mean_cosine(adapter.gate_vector(guidance), visual)})
     return pd.DataFrame(rows)
 

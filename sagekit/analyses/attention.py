@@ -19,28 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..networks.tuned import Model
+from ..methods import Method
+from .inside import guidance_of, tuned_of
 
 
 @torch.no_grad()
-def maps(model: Model, images: Tensor, frozen: bool = False) -> Tensor:
+def maps(model: Method, images: Tensor, frozen: bool = False) -> Tensor:
     """CLS attention to the patches, (L, B, h, G, G), of ``images`` (B, 3, H, W) in the tuned or the ``frozen`` branch.
 
-    The rest to 1 is what CLS takes from itself (and from prompts).
+    The rest to 1 is what CLS takes from itself (and from prompts). Raises ``UserError`` for a network without attention.
     """
-    net = model.backbone if frozen else model.tuned
-    tokens, guidance = net.embed(images), model.guidance()
-    patches = tokens.shape[1] - 1
-    side = round(patches**0.5)
+    net = tuned_of(model)
     rows = []
-    for index in range(net.layers):
-        inside = tokens if frozen or model.prompts is None else model.prompts(index, tokens)
-        rows.append(net.attention_weights(index, inside)[:, :, 0, -patches:])
-        if frozen:
-            tokens = net.attend(index, tokens)
-            tokens = tokens + net.mlp(index, tokens)
-        else:
-            tokens = model.block(index, tokens, guidance)[2]
+    for step in net.stream(images, guidance_of(model), frozen):
+        weights = (net.backbone if frozen else net.tuned).attention_weights(step.index, step.tokens)[:, :, 0]
+        rows.append(weights[..., -net.backbone.patches :])
+    side = round(net.backbone.patches**0.5)
     return torch.stack(rows).unflatten(-1, (side, side))
 
 

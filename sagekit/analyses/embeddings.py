@@ -18,21 +18,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Config
 from ..data.batches import evaluation_batches
 from ..data.datasets import Split
 from ..errors import UserError
-from ..networks.tuned import Model
+from ..methods import Method
+from ..settings import ViewSettings
+from .inside import tuned_of
 
 
 @torch.no_grad()
-def features(model: Model, split: Split, config: Config, frozen: bool = False) -> Tensor:
-    """f (N, d) of every image of ``split`` in the single test view, tuned or ``frozen``, L2-normalised, on the CPU."""
+def features(model: Method, split: Split, views: ViewSettings, frozen: bool = False) -> Tensor:
+    """f (N, d) of every image of ``split`` in the single test view, tuned or ``frozen``, L2-normalised, on the CPU.
+
+    Raises ``UserError`` for ``frozen`` features of a method without a frozen CLIP.
+    """
     model.eval()
-    parts = []
-    for (crop,), _ in evaluation_batches(split, config, model.image_size, model.classifier.device, False):
-        skipped = crop.new_zeros(len(crop), model.backbone.width)  # f^zs is not needed beside the tuned feature
-        parts.append(model.backbone.features(crop) if frozen or model.frozen_alone else model.features(crop, skipped)[0])
+    parts, device = [], model.counts.device
+    for (crop,), _ in evaluation_batches(split, views, model.image_size, device, False):
+        if frozen:
+            parts.append(tuned_of(model).backbone.features(crop))
+        elif model.frozen_backbone() is None or tuned_of(model).bare:
+            parts.append(model.features(crop).own)
+        else:  # f^zs is not needed beside the tuned feature
+            parts.append(model.features(crop, crop.new_zeros(len(crop), tuned_of(model).backbone.width)).own)
     return F.normalize(torch.cat(parts), dim=-1).cpu()
 
 

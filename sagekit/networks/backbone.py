@@ -42,7 +42,7 @@ TEXT_STEP = 24
 class Backbone(nn.Module):
     """A frozen CLIP: image tokens block by block, text features in R^d, and its pixel normalisation.
 
-    Attributes: ``name``, ``width`` d, ``layers`` L, ``heads`` h, ``image_size`` (pixels).
+    Attributes: ``name``, ``width`` d, ``layers`` L, ``heads`` h, ``image_size`` (pixels), ``patches`` (tokens but CLS).
     """
 
     mean: Tensor
@@ -61,6 +61,7 @@ class Backbone(nn.Module):
         self.layers = len(self.blocks)
         self.heads = self.blocks[0].attn.num_heads
         self.image_size = int(self.visual.image_size[0])
+        self.patches = self.visual.positional_embedding.shape[0] - 1
         self.quick_gelu = isinstance(self.blocks[0].mlp.gelu, QuickGELU)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

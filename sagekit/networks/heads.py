@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,6 +43,7 @@ class Cosine(nn.Module):
         self.scale = scale
 
     def forward(self, feature: Tensor) -> Tensor:
+        """z (B, C) of features (B, d)."""
         return self.scale * F.normalize(feature, dim=-1) @ F.normalize(self.rows, dim=-1).T
 
     def mean_row(self) -> Tensor:

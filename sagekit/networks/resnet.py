@@ -43,27 +43,28 @@ def _convolution(before: int, after: int, stride: int) -> nn.Conv2d:
 
 
 class ResNet32(nn.Module):
-    """Images (B, 3, H, W), uint8 or float in 0..1, to features f (B, 64)."""
+    """Images (B, 3, H, W), uint8 or float in 0..1, to features f (B, 64). ``blocks`` < 15 leaves out the last ones."""
 
     width = WIDTH
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = 15) -> None:
         super().__init__()
         self.stem = _convolution(3, STAGES[0][0], 1)
         self.norm = nn.BatchNorm2d(STAGES[0][0])
-        blocks, before = [], STAGES[0][0]
+        made, before = [], STAGES[0][0]
         for after, stride in STAGES:
             for place in range(5):
-                blocks.append(Block(before, after, stride if place == 0 else 1))
+                made.append(Block(before, after, stride if place == 0 else 1))
                 before = after
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential(*made[:blocks])
         self.to(memory_format=torch.channels_last)
 
-    def maps(self, images: Tensor, blocks: int = 15) -> Tensor:
-        """The map (B, channels, h, w) after the first ``blocks`` of the fifteen blocks."""
+    def maps(self, images: Tensor) -> Tensor:
+        """The last block's map (B, 64, H / 4, W / 4)."""
         pixels = images / 255 if images.dtype == torch.uint8 else images
         x = ((pixels - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-        return self.blocks[:blocks](F.relu(self.norm(self.stem(x))))
+        return self.blocks(F.relu(self.norm(self.stem(x))))
 
     def forward(self, images: Tensor) -> Tensor:
+        """The mean over places of ``maps``."""
         return self.maps(images).mean((2, 3))

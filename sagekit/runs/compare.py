@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..config import MACHINE_SETTINGS
+from ..config import WHERE
 from ..data.longtail import DEFINITIONS, groups
 from ..errors import UserError
 from .metrics import group_names, holm, paired_difference
@@ -30,7 +30,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
             if run.metrics.get(key) != first.metrics.get(key):
                 raise UserError(f"{run.path} and {first.path} cannot be compared: {what}.")
         same_world = ("dataset", "data_seed", "mismatch")
-        odd = [key for key in same_world if getattr(run.config, key) != getattr(first.config, key)]
+        odd = [key for key in same_world if run.config.flat[key] != first.config.flat[key]]
         if odd:
             raise UserError(f"{run.path} and {first.path} cannot be compared: {odd[0]} differs.")
 
@@ -126,7 +126,7 @@ def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         config = run.config
-        changes = [f"{k}={v}" for k, v in config.changes().items() if k not in MACHINE_SETTINGS]
+        changes = [f"{k}={v}" for k, v in config.changes().items() if k not in WHERE]
         name = ", ".join([f"{config.preset_name} {config.method}", *changes])
         found.setdefault(name, []).append(run)
     return {name: sorted(found[name], key=lambda run: (run.config.seed, run.name)) for name in sorted(found)}

@@ -15,56 +15,62 @@ FIG_8 = {"gamma": (0.0, 0.02, 0.04, 0.06, 0.09), "mu": (0.1, 0.4, 0.7, 1.0), "al
 
 def table_5(preset: str) -> dict[str, Config]:
     """The components one after the other: LIFT, +SG, +Init, +CF, +FIT."""
-    lift, sage = Config.preset(preset, "lift"), Config.preset(preset, "sage")
-    sg = lift.changed(module="sg")
-    init = sg.changed(templates=sage.templates)
-    return {"LIFT": lift, "+SG": sg, "+SG+Init": init, "+SG+Init+CF": init.changed(compensation=True), "+SG+Init+CF+FIT": sage}
+    sage = Config.preset(preset, "sage")
+    cf = sage.changed(fit=False)
+    init = cf.changed(gamma=0.0)
+    return {"LIFT": Config.preset(preset, "lift"), "+SG": init.changed(templates=1), "+SG+Init": init, "+SG+Init+CF": cf,
+            "+SG+Init+CF+FIT": sage}
 
 
-MINI_RATES = {"kps": 0.01, "proco": 0.05}
-"""Learning rates of the mini world's few epochs, searched without the factor (``benchmarks/search_scratch.py``)."""
+MINI_KPS = 0.01
+"""KPS's learning rate for the mini world's few epochs, searched without the factor (``benchmarks/search_scratch.py``)."""
 
 
 def table_7(preset: str) -> dict[str, Config]:
-    """Losses from scratch with and without the compensation factor, by the protocols in ``METHODS`` and here.
+    """Losses from scratch with and without the compensation factor, by the protocols of their methods and here.
 
     The paper does not say whether CE + CF has the class counts n_i of Eq 22 beside the factor, so both readings are rows, with
     LA (the counts alone) between them. gamma is the preset's.
     """
-    ce = Config.preset(preset, "scratch")
-    rates = MINI_RATES if preset == "mini" else {"kps": ce.lr, "proco": 3 * ce.lr}
-    kps = ce.changed(loss="kps", head="cosine", batch_size=ce.batch_size // 2, decay=0.1, lr=rates["kps"])
-    proco = ce.changed(loss="proco", batch_size=2 * ce.batch_size, lr=rates["proco"])
-    return {"CE": ce, "CE + CF, tau = gamma": ce.changed(compensation=True), "LA": ce.changed(loss="la"),
-            "CE + CF, tau = 1 + gamma": ce.changed(loss="la", compensation=True), **_with_factor({"KPS": kps, "ProCo": proco})}
+    ce, gamma = Config.preset(preset, "scratch"), _gamma(preset)
+    kps = ce.changed(loss="kps", head="cosine", batch_size=ce.settings.batch_size // 2, decay=0.1,
+                     lr=MINI_KPS if preset == "mini" else ce.settings.lr)
+    return {"CE": ce, "CE + CF, tau = gamma": ce.changed(gamma=gamma), "LA": ce.changed(loss="la"),
+            "CE + CF, tau = 1 + gamma": ce.changed(loss="la", gamma=gamma),
+            **_with_factor({"KPS": kps, "ProCo": Config.preset(preset, "proco")}, gamma)}
 
 
 def more_losses(preset: str) -> dict[str, Config]:
-    """The other losses of ``compared_losses`` from scratch, with and without the compensation factor."""
+    """The other losses of ``losses.compared`` from scratch, with and without the compensation factor."""
     ce = Config.preset(preset, "scratch")
     cosine = ce.changed(head="cosine")
     return _with_factor({
         "focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"),
         "CDB-W-CE": ce.changed(loss="cdb"), "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"),
-        "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm")})
+        "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm")}, _gamma(preset))
 
 
-def _with_factor(rows: dict[str, Config]) -> dict[str, Config]:
-    return {name + tail: config.changed(compensation=bool(tail)) for name, config in rows.items() for tail in ("", " + CF")}
+def _gamma(preset: str) -> float:
+    return float(Config.preset(preset, "sage").flat["gamma"])
+
+
+def _with_factor(rows: dict[str, Config], gamma: float) -> dict[str, Config]:
+    return {name + tail: config.changed(gamma=gamma if tail else 0.0) for name, config in rows.items() for tail in ("", " + CF")}
 
 
 def table_9(preset: str) -> dict[str, Config]:
     """One fine-tuning module after the other in LIFT's place: text-initialised cosine classifier and the LA loss."""
     lift = Config.preset(preset, "lift")
     names = {"none": "classifier only", "bitfit": "BitFit", "vpt-shallow": "VPT-shallow", "vpt-deep": "VPT-deep",
-             "adapter": "Adapter", "lora": "LoRA", "adaptformer": "AdaptFormer", "sg": "SG-Adapter", "full": "full fine-tuning"}
-    return {name: lift.changed(module=module) for module, name in names.items()}
+             "adapter": "Adapter", "lora": "LoRA", "adaptformer": "AdaptFormer", "full": "full fine-tuning"}
+    rows = {name: lift.changed(module=module) for module, name in names.items()}
+    return rows | {"SG-Adapter": table_5(preset)["+SG"]}
 
 
 def table_10(preset: str) -> dict[str, Config]:
     """SG-Adapter with and without W_proj; all with the 60 templates and the compensation factor, without FIT."""
     sg = Config.preset(preset, "sage").changed(fit=False)
-    return {"Baseline": sg.changed(module="adaptformer"), "+ SG-Adapter": sg,
+    return {"Baseline": Config.preset(preset, "lift").changed(templates=60, gamma=_gamma(preset)), "+ SG-Adapter": sg,
             "+ SG-Adapter (w/o W_proj)": sg.changed(gate="text")}
 
 

@@ -24,7 +24,8 @@ import torch
 import yaml
 from joblib import Parallel, cpu_count, delayed, parallel_config
 
-from ..config import MACHINE_SETTINGS, SCRATCH, Config
+from .. import methods
+from ..config import Config
 from ..data.datasets import DataSet, load_data
 from ..errors import UserError, nearest
 from ..files import write_text
@@ -32,11 +33,8 @@ from ..networks.backbone import Backbone, load_backbone
 from ..progress import bar
 from ..runs.compare import table
 from ..runs.run import Run
+from ..settings import DataSettings, NetworkSettings
 from ..training.train import train
-
-DATA_SETTINGS = ("dataset", "data_root", "train_list", "test_list", "imbalance_ratio", "largest_class", "test_per_class",
-                 "mismatch", "data_seed", "test_share", "preset_name")
-BACKBONE_SETTINGS = ("backbone", "pretrained", "weights")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,12 @@ class Point:
 
     @property
     def name(self) -> str:
-        """The folder: the method and a hash of everything that the result depends on."""
-        settings = self.config.model_dump(mode="json", exclude=set(MACHINE_SETTINGS))
-        digest = hashlib.sha256(yaml.safe_dump(settings, sort_keys=True).encode()).hexdigest()
-        return f"{self.config.method}-{digest[:12]}"
+        """The folder: the method and a hash of its version, the preset, the seed, and the settings that differ from their defaults:
+        a new setting renames nothing, and a method whose results change raises its version."""
+        config = self.config
+        said = [config.method, methods.load(config.method).version, config.preset_name, config.seed, config.from_defaults()]
+        digest = hashlib.sha256(yaml.safe_dump(said, sort_keys=True).encode()).hexdigest()
+        return f"{config.method}-{digest[:12]}"
 
 
 def over_seeds(rows: dict[str, Config], seeds: int) -> list[Point]:
@@ -177,10 +177,8 @@ def _run(config: Config, path: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     (path / "error.txt").unlink(missing_ok=True)
     try:
-        backbone = None
-        if config.backbone != SCRATCH:
-            backbone = _backbone(*(getattr(config, key) for key in BACKBONE_SETTINGS))
-        data = _data(*(getattr(config, key) for key in DATA_SETTINGS))
+        clip = methods.load(config.method).needs == "clip"
+        backbone, data = _backbone(config.network) if clip else None, _data(config.data)
         train(config, path, resume=True, data=data, backbone=backbone, show=False)
     except Exception as error:
         write_text(path / "error.txt", f"{type(error).__name__}: {error}\n")
@@ -189,15 +187,15 @@ def _run(config: Config, path: Path, threads: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _backbone(*settings: Any) -> Backbone:
+def _backbone(settings: NetworkSettings) -> Backbone:
     """The frozen model, loaded once a worker."""
-    return load_backbone(Config(**dict(zip(BACKBONE_SETTINGS, settings, strict=True))))
+    return load_backbone(settings)
 
 
 @lru_cache(maxsize=1)
-def _data(*settings: Any) -> DataSet:
+def _data(settings: DataSettings) -> DataSet:
     """The data set, read or rendered once a worker."""
-    return load_data(Config(**dict(zip(DATA_SETTINGS, settings, strict=True)), batch_size=1))
+    return load_data(settings)
 
 
 def results(points: Iterable[Point], folder: Path) -> pd.DataFrame:

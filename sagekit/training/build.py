@@ -36,9 +36,10 @@ def build_model(config: Config, class_names: Sequence[str] | None = None, backbo
 
 
 def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False,
-               device: torch.device | str = "cpu") -> Method:
-    """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote."""
-    config = run.config
+               device: torch.device | str = "cpu", config: Config | None = None) -> Method:
+    """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote. ``config`` is the
+    run's with this machine's settings."""
+    config = config or run.config
     if not config.stages:  # nothing was trained
         return build_model(config, class_names, backbone, device)
     file = "folded.safetensors" if folded else "weights.safetensors"

@@ -1,27 +1,19 @@
-"""Folding a trained Sage run (finding 4): each SG-Adapter becomes a plain bottleneck adapter with the same output.
-
-The folded network can leave Python: ``export_onnx`` writes it as ONNX; images float (B, 3, S, S) in 0..1 go in, logits of Eq 23
-(B, C) come out.
-"""
+"""Folding a trained Sage run (finding 4): each SG-Adapter becomes a plain bottleneck adapter with the same output."""
 
 from __future__ import annotations
 
-import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from ..data.batches import evaluation_batches
 from ..data.datasets import load_data
 from ..errors import UserError
-from ..files import write_atomic
+from ..methods.sage import Sage
 from ..networks.adapters import count
-from ..networks.tuned import Model
 from ..runs.run import Run
-from .evaluate import load_model
+from .build import load_model
 
 
 @dataclass
@@ -41,50 +33,16 @@ def fold_run(path: Path) -> Folding:
     Raises ``UserError`` when the run has no SG-Adapters.
     """
     run = Run(path)
-    data = load_data(run.config)
+    if run.config.method != "sage":
+        raise UserError(f"{path} is a run of {run.config.method}, which has no SG-Adapters to fold; sage has.")
+    data = load_data(run.config.data)
     model = load_model(run, data.class_names).eval()
-    if not isinstance(model, Model):
-        raise UserError(f"{path} was trained from scratch and has no SG-Adapters to fold.")
-    (images,), _ = next(evaluation_batches(data.test, run.config, model.image_size, torch.device("cpu"), False))
-    before = model(images).prediction
-    parameters = 0 if model.adapters is None else count(model.adapters)
+    assert isinstance(model, Sage)
+    assert model.net.adapters is not None
+    cpu = torch.device("cpu")
+    (images,), _ = next(evaluation_batches(data.test, run.config.views, model.image_size, cpu, False, workers=0))
+    before, parameters = model.logits(images).prediction, count(model.net.adapters)
     model.fold()
-    assert model.adapters is not None
-    run.write_weights(model.trained(), model.name, data.class_names, "folded.safetensors")
-    return Folding(parameters, count(model.adapters), (model(images).prediction - before).abs().max().item(), len(images))
-
-
-class _Predicted(nn.Module):
-    """Images in, the logits that the model predicts with out."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images).prediction
-
-
-def export_onnx(path: Path) -> Path:
-    """Write ``folded.onnx`` beside a run's ``folded.safetensors``, for any batch size; the class names are in its metadata.
-
-    Raises ``UserError`` when the run is not folded yet or the packages for ONNX are missing.
-    """
-    try:
-        import onnxscript  # noqa: F401 (torch needs it, and says so late)
-    except ImportError:
-        raise UserError("ONNX export needs two packages: pip install onnx onnxscript.") from None
-    run = Run(path)
-    names = run.metrics["class_names"]
-    model = load_model(run, names, folded=True).eval()
-    assert isinstance(model, Model)  # others have no folded weights
-    example = torch.zeros(2, 3, model.image_size, model.image_size)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(_Predicted(model).eval(), (example,), input_names=["images"], output_names=["logits"],
-                                    dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False)
-    assert program is not None
-    program.model.metadata_props["class_names"] = json.dumps(names)
-    out = run.path / "folded.onnx"
-    write_atomic(out, lambda file: program.save(str(file), external_data=False))
-    return out
+    run.write_weights(model.trained(), run.config.network.backbone, data.class_names, "folded.safetensors")
+    difference = (model.logits(images).prediction - before).abs().max().item()
+    return Folding(parameters, count(model.net.adapters), difference, len(images))
