@@ -33,7 +33,7 @@ class DataSettings(Part):
 
     dataset: Literal["world", "cifar100", "list", "folder"] = Field("world", description="where images come from")
     data_root: Path = _where(Path("data"), description="folder of the data set; for lists, what paths are relative to")
-    data_name: str = Field("", description="what the set is called in tables (lists); empty: by its kind")
+    data_name: str = Field("", description="what the set is called in tables; empty: by its kind, list or folder")
     train_list: str = Field("", description="image list 'path label' a line, relative to data_root (dataset=list)")
     test_list: str = Field("", description="likewise, for the balanced test set")
     imbalance_ratio: float | None = Field(100.0, ge=1, description="beta; empty: the data's own counts (folder)")
@@ -60,7 +60,7 @@ class ViewSettings(Part):
     flip: bool = Field(True, description="horizontal flip with probability 1/2 (LIFT)")
     test_resize: int | None = Field(None, ge=8, description="pixels, then a centre crop; empty: image size * 8 // 7 (LIFT)")
     ensemble_margin: int | None = Field(
-        None, ge=1, description="five crops out of image size + this many pixels; empty: size * 3 // 28 (LIFT: 24 of 224)")
+        None, ge=1, description="five crops out of image size + this many pixels; empty: image size * 3 // 28 (LIFT)")
     ensembling: bool = Field(False, description="also measure with five crops averaged (finding 10)")
 
 

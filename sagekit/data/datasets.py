@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config
 from ..errors import UserError
+from ..settings import DataSettings
 from . import longtail, world
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+CLASS_NAMES_FILE = "classnames.txt"
 
 
 @dataclass
@@ -61,66 +62,65 @@ class DataSet:
     group_counts: dict[str, np.ndarray]
 
 
-def load_data(config: Config) -> DataSet:
-    """The data of ``config``. Raises ``UserError`` when files are missing, damaged or inconsistent."""
-    data = {"world": _world, "cifar100": _cifar100, "list": _lists, "folder": _folder}[config.dataset](config)
-    empty = np.flatnonzero(data.class_counts == 0)
-    if len(empty):
-        raise UserError(f"class {empty[0]} ('{data.class_names[empty[0]]}') has no training images; remove the class or "
-                        "add an image.")
-    if config.epochs and config.batch_size > len(data.train):
-        raise UserError(f"batch_size is {config.batch_size} and the training set has {len(data.train)} images; lower it "
-                        "with --set batch_size=...")
+def load_data(settings: DataSettings, least: int = 1) -> DataSet:
+    """The data of ``settings``. Raises ``UserError`` when files are missing, damaged or inconsistent, or when a class has fewer
+    than ``least`` training images."""
+    data = {"world": _world, "cifar100": _cifar100, "list": _lists, "folder": _folder}[settings.dataset](settings)
+    few = np.flatnonzero(data.class_counts < least)
+    if len(few):
+        raise UserError(f"class {few[0]} ('{data.class_names[few[0]]}') has {data.class_counts[few[0]] or 'no'} training "
+                        f"images and {least} are needed; remove the class or add images.")
     return data
 
 
-def _counted(config: Config, name: str, train: Split, test: Split, names: list[str], beta100: np.ndarray | None) -> DataSet:
+def _counted(settings: DataSettings, name: str, train: Split, test: Split, names: list[str],
+             beta100: np.ndarray | None) -> DataSet:
     counts = np.bincount(train.labels.numpy(), minlength=len(names))
-    return DataSet(name, train, test, names, counts,
+    return DataSet(settings.data_name or name, train, test, names, counts,
                    {"own": counts, "beta100": counts if beta100 is None else beta100})
 
 
 # --- the mini world --------------------------------------------------------------------------------------------------
 
 
-def _world(config: Config) -> DataSet:
+def _world(settings: DataSettings) -> DataSet:
     """Classes are ranked by a fixed shuffle, so that neither a texture nor a shape is rare as a whole."""
     classes = len(world.CLASS_NAMES)
-    g = world.generator(config.data_seed + 1_000_000_007)
+    g = world.generator(settings.data_seed + 1_000_000_007)
     rank = torch.randperm(classes, generator=g)
-    counts, beta100 = (torch.from_numpy(longtail.profile(classes, config.largest_class, ratio))[rank]
-                       for ratio in (config.imbalance_ratio or 1.0, 100.0))
+    counts, beta100 = (torch.from_numpy(longtail.profile(classes, settings.largest_class, ratio))[rank]
+                       for ratio in (settings.imbalance_ratio or 1.0, 100.0))
     if counts.min() == 0:
-        raise UserError(f"imbalance_ratio {config.imbalance_ratio:g} leaves classes without images; raise largest_class.")
+        raise UserError(f"imbalance_ratio {settings.imbalance_ratio:g} leaves classes without images; raise largest_class.")
     labels = torch.repeat_interleave(torch.arange(classes), counts)
-    colours = world.training_colours(labels, counts, g) if config.mismatch else None
+    colours = world.training_colours(labels, counts, g) if settings.mismatch else None
     train_images, train_masks = world.render(world.sample(labels, world.DOWNSTREAM, g, colours), world.DOWNSTREAM, g)
-    test_labels = torch.arange(classes).repeat_interleave(config.test_per_class)
+    test_labels = torch.arange(classes).repeat_interleave(settings.test_per_class)
     test_images, test_masks = world.render(world.sample(test_labels, world.DOWNSTREAM, g), world.DOWNSTREAM, g)
-    return _counted(config, "mini world", Split(labels, train_images, masks=train_masks),
+    return _counted(settings, "mini world", Split(labels, train_images, masks=train_masks),
                     Split(test_labels, test_images, masks=test_masks), list(world.CLASS_NAMES), beta100.numpy())
 
 
 # --- CIFAR-100-LT ----------------------------------------------------------------------------------------------------
 
 
-def _cifar100(config: Config) -> DataSet:
+def _cifar100(settings: DataSettings) -> DataSet:
     from torchvision.datasets import CIFAR100
 
     parts = []
     for is_train in (True, False):
         try:
-            parts.append(CIFAR100(str(config.data_root), train=is_train, download=not _has_cifar(config.data_root)))
+            parts.append(CIFAR100(str(settings.data_root), train=is_train, download=not _has_cifar(settings.data_root)))
         except (RuntimeError, OSError) as error:
-            raise UserError(f"CIFAR-100 is not under {config.data_root} and could not be downloaded ({_first_line(error)}). "
+            raise UserError(f"CIFAR-100 is not under {settings.data_root} and could not be downloaded ({_first_line(error)}). "
                             "Put the folder cifar-100-python there, or name its parent with --data-root.") from None
     train, test = parts
     labels = np.asarray(train.targets)
-    largest = min(config.largest_class, int(np.bincount(labels).min()))
+    largest = min(settings.largest_class, int(np.bincount(labels).min()))
     names = [name.replace("_", " ") for name in train.classes]
-    counts, beta100 = (longtail.profile(len(names), largest, ratio) for ratio in (config.imbalance_ratio or 1.0, 100.0))
-    chosen = longtail.subsample(labels, counts, config.data_seed)
-    return _counted(config, f"CIFAR-100-LT (imbalance ratio {config.imbalance_ratio or 1:g})",
+    counts, beta100 = (longtail.profile(len(names), largest, ratio) for ratio in (settings.imbalance_ratio or 1.0, 100.0))
+    chosen = longtail.subsample(labels, counts, settings.data_seed)
+    return _counted(settings, f"CIFAR-100-LT (imbalance ratio {settings.imbalance_ratio or 1:g})",
                     Split(torch.from_numpy(labels[chosen]), _channels_first(train.data[chosen])),
                     Split(torch.tensor(test.targets), _channels_first(test.data)), names, beta100)
 
@@ -140,16 +140,16 @@ def _first_line(error: BaseException) -> str:
 # --- image lists -----------------------------------------------------------------------------------------------------
 
 
-def _lists(config: Config) -> DataSet:
-    train, test = (_read_list(config.data_root, name) for name in (config.train_list, config.test_list))
+def _lists(settings: DataSettings) -> DataSet:
+    train, test = (_read_list(settings.data_root, name) for name in (settings.train_list, settings.test_list))
     classes = int(max(train.labels.max(), test.labels.max())) + 1
-    for split, name in ((train, config.train_list), (test, config.test_list)):
+    for split, name in ((train, settings.train_list), (test, settings.test_list)):
         holes = np.flatnonzero(np.bincount(split.labels.numpy(), minlength=classes) == 0)
         if len(holes):
             raise UserError(f"{name} has no image of class {holes[0]}, though labels go up to {classes - 1}; labels must "
                             "be 0..C-1 without holes.")
-    names = _list_names(config.data_root, train, classes)
-    return _counted(config, config.preset_name, train, test, names, None)
+    names = _list_names(settings.data_root, train, classes)
+    return _counted(settings, Path(settings.train_list).stem, train, test, names, None)
 
 
 def _read_list(root: Path, name: str) -> Split:
@@ -177,13 +177,13 @@ def _read_list(root: Path, name: str) -> Split:
 def _list_names(root: Path, train: Split, classes: int) -> list[str]:
     """Class names: ``classnames.txt`` where there is one, ImageNet's from open_clip, else the folders' own."""
     folders = _class_folders(root, train, classes)
-    file = root / "classnames.txt"
-    if file.is_file():
-        table = dict(line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if len(line.split()) > 1)
-        unnamed = [f for f in folders if f not in table]
+    file = root / CLASS_NAMES_FILE
+    given = _given_names(root)
+    if given is not None:
+        unnamed = [f for f in folders if f not in given]
         if unnamed:
             raise UserError(f"{file} has no name for the folder '{unnamed[0]}' (a line is 'folder name').")
-        return [table[f].strip() for f in folders]
+        return [given[f] for f in folders]
     if classes == 1000 and all(re.fullmatch(r"n\d{8}", f) for f in folders):
         from open_clip import IMAGENET_CLASSNAMES  # slow to import
 
@@ -193,6 +193,15 @@ def _list_names(root: Path, train: Split, classes: int) -> list[str]:
     if numbers:
         raise UserError(f"the folder '{numbers[0]}' says no class name; write {file} with a line 'folder name' for each.")
     return [re.sub(r"[_\-/]+", " ", f) for f in folders]
+
+
+def _given_names(root: Path) -> dict[str, str] | None:
+    """Folder -> class name out of ``classnames.txt``, whose lines are 'folder name'; none without the file."""
+    file = root / CLASS_NAMES_FILE
+    if not file.is_file():
+        return None
+    rows = [line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {row[0]: row[1].strip() for row in rows if len(row) > 1}
 
 
 def _class_folders(root: Path, train: Split, classes: int) -> list[str]:
@@ -211,9 +220,9 @@ def _class_folders(root: Path, train: Split, classes: int) -> list[str]:
 # --- an own folder of images -----------------------------------------------------------------------------------------
 
 
-def _folder(config: Config) -> DataSet:
+def _folder(settings: DataSettings) -> DataSet:
     """``root/train/CLASS/*`` and ``root/test/CLASS/*``, or ``root/CLASS/*`` of which a share is kept for the test."""
-    root = config.data_root
+    root = settings.data_root
     if not root.is_dir():
         raise UserError(f"no folder at {root}; name the folder of images with --data-root.")
     if (root / "train").is_dir() and (root / "test").is_dir():
@@ -221,22 +230,21 @@ def _folder(config: Config) -> DataSet:
         train, test = (_read_folder(root / part, names) for part in ("train", "test"))
     else:
         names = _subfolders(root)
-        train, test = _split(_read_folder(root, names), len(names), config)
-    if config.imbalance_ratio is not None:
+        train, test = _split(_read_folder(root, names), len(names), settings)
+    if settings.imbalance_ratio is not None:
         counts = np.bincount(train.labels.numpy(), minlength=len(names))
-        largest = min(config.largest_class, int(counts.min()))
-        chosen = longtail.subsample(train.labels.numpy(), longtail.profile(len(names), largest, config.imbalance_ratio),
-                                    config.data_seed)
-        train = _subset(train, chosen)
-    return _counted(config, root.resolve().name, train, test, _folder_names(root, names), None)
+        largest = min(settings.largest_class, int(counts.min()))
+        chosen = longtail.subsample(train.labels.numpy(), longtail.profile(len(names), largest, settings.imbalance_ratio),
+                                    settings.data_seed)
+        train = train.take(torch.from_numpy(chosen))
+    return _counted(settings, root.resolve().name, train, test, _folder_names(root, names), None)
 
 
 def _folder_names(root: Path, folders: list[str]) -> list[str]:
-    file = root / "classnames.txt"
-    if not file.is_file():
+    given = _given_names(root)
+    if given is None:
         return [re.sub(r"[_\-]+", " ", name) for name in folders]
-    table = dict(line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if len(line.split()) > 1)
-    return [table.get(name, name).strip() for name in folders]
+    return [given.get(name, name) for name in folders]
 
 
 def _subfolders(root: Path) -> list[str]:
@@ -257,19 +265,15 @@ def _read_folder(root: Path, names: list[str]) -> Split:
     return Split(torch.tensor(labels), paths=paths)
 
 
-def _split(whole: Split, classes: int, config: Config) -> tuple[Split, Split]:
-    rng = np.random.default_rng(config.data_seed)
+def _split(whole: Split, classes: int, settings: DataSettings) -> tuple[Split, Split]:
+    rng = np.random.default_rng(settings.data_seed)
     train, test = [], []
     for c in range(classes):
         members = rng.permutation(np.flatnonzero(whole.labels.numpy() == c))
-        kept = max(1, round(config.test_share * len(members)))
+        kept = max(1, round(settings.test_share * len(members)))
         if kept >= len(members):
             raise UserError(f"class {c} has {len(members)} image(s); 2 are needed to keep one for the test.")
         test.append(members[:kept])
         train.append(members[kept:])
-    return _subset(whole, np.concatenate(train)), _subset(whole, np.concatenate(test))
-
-
-def _subset(split: Split, chosen: np.ndarray) -> Split:
-    assert split.paths is not None
-    return Split(split.labels[torch.from_numpy(chosen)], paths=[split.paths[i] for i in chosen])
+    kept_out, rest = (whole.take(torch.from_numpy(np.concatenate(part))) for part in (test, train))
+    return rest, kept_out

@@ -62,13 +62,15 @@ def groups(class_counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
 def subsample(labels: np.ndarray, class_counts: np.ndarray, seed: int) -> np.ndarray:
     """Indices of a long-tailed subset with ``class_counts[c]`` images of class c, drawn without replacement.
 
-    ``labels`` int (N,). Raises ``UserError`` when a class has fewer images than asked for.
+    ``labels`` int (N,). The draw of the community's CIFAR-100-LT: one legacy random state, class after class. Raises
+    ``UserError`` when a class has fewer images than asked for.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.RandomState(seed)  # a newer kind of generator draws other images
     chosen = []
     for c, count in enumerate(class_counts):
         members = np.flatnonzero(labels == c)
         if len(members) < count:
             raise UserError(f"class {c} has {len(members)} images; {count} are asked for. Lower the largest count.")
-        chosen.append(rng.permutation(members)[:count])
+        rng.shuffle(members)
+        chosen.append(members[:count])
     return np.concatenate(chosen)

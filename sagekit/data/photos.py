@@ -20,9 +20,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..config import Config
 from ..errors import UserError
+from ..settings import ViewSettings
 from . import views
+from .views import View
 
 UPLOAD_LIMIT = 10_000_000
 """Bytes of an image that someone hands in."""
@@ -30,36 +31,50 @@ UPLOAD_PIXELS = 40_000_000
 UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 
-def train_view(path: Path, size: int, config: Config, g: torch.Generator) -> Tensor:
-    """A random view of the file, uint8 (3, size, size), drawn from ``g`` alone.
+def train_views(path: Path, size: int, recipes: tuple[View, ...], settings: ViewSettings,
+                g: torch.Generator) -> tuple[Tensor, ...]:
+    """The file as each recipe shows it, uint8 (3, size, size) each, drawn from ``g`` alone and in that order.
 
     Raises ``UserError`` when the file is no whole image.
     """
+    return tuple(_train_view(path, size, view, settings, g) for view in recipes)
+
+
+def _train_view(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator) -> Tensor:
+    shown, seeds = (_shifted if view.draw == "shift" else _cropped)(path, size, view, settings, g)
+    return shown if seeds is None else views.alter(shown, view, int(seeds))
+
+
+def _cropped(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator) -> tuple[Tensor, Tensor | None]:
     from torchvision.transforms import v2  # slow to import
 
     with _opened(path, str(path)) as image:
         full = torch.tensor([image.height, image.width])
-        (box,), flips = views.draw_train_views(1, image.height, image.width, config, g)
+        (box,), flips, seeds = views.draw_train_views(1, image.height, image.width, view, settings, g)
         pixels = _pixels(image, reduction(box[2:].min().item(), size))
     shrunk = torch.tensor(pixels.shape[1:]) / full
     top, left = (box[:2] * shrunk).round().int().tolist()
     bottom, right = ((box[:2] + box[2:]) * shrunk).round().int().tolist()
-    view = v2.functional.resized_crop(pixels, top, left, bottom - top, right - left, [size, size], antialias=True)
-    return view.flip(-1) if flips[0] else view
+    shown = v2.functional.resized_crop(pixels, top, left, bottom - top, right - left, [size, size], antialias=True)
+    return shown.flip(-1) if flips[0] else shown, seeds
 
 
-def evaluation_views(path: Path, size: int, config: Config, ensembling: bool) -> Tensor:
-    """The centre view of the file or its five crops, float (1 or 5, 3, size, size) in 0..1. Raises as ``train_view``.
+def _shifted(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """Files differ in size, and a shift is a share of the view: so the centre is cut first."""
+    from torchvision.transforms import v2  # slow to import
+
+    centre = v2.functional.center_crop(_resized(path, size), [size, size])
+    boxes, flips, seeds = views.draw_train_views(1, size, size, view, settings, g)
+    return views.crop_and_resize(centre[None], boxes, size, flips)[0].round().byte(), seeds
+
+
+def evaluation_views(path: Path, size: int, settings: ViewSettings, ensembling: bool) -> Tensor:
+    """The centre view of the file or its five crops, float (1 or 5, 3, size, size) in 0..1. Raises as ``train_views``.
 
     Resized as bytes, as LIFT's transforms do: several times faster than in floats.
     """
-    from torchvision.transforms import v2  # slow to import
-
-    side = size + config.ensemble_margin if ensembling else config.test_resize
-    with _opened(path, str(path)) as image:
-        pixels = _pixels(image, reduction(min(image.size), side))
-    resized = v2.functional.resize(pixels, [side], antialias=True)
-    return torch.stack(views.evaluation_views(resized, size, config, ensembling))
+    resized = _resized(path, views.resized_side(settings, size, ensembling))
+    return torch.stack(views.evaluation_views(resized, size, settings, ensembling))
 
 
 def decode_upload(content: bytes, name: str) -> Tensor:
@@ -94,3 +109,12 @@ def _pixels(image: Image.Image, smaller: int = 1) -> Tensor:
     if smaller > 1:
         image.draft(None, (image.width // smaller, image.height // smaller))
     return v2.functional.pil_to_tensor(image.convert("RGB"))
+
+
+def _resized(path: Path, side: int) -> Tensor:
+    """The file with its shorter side at ``side`` pixels, uint8 (3, H, W)."""
+    from torchvision.transforms import v2  # slow to import
+
+    with _opened(path, str(path)) as image:
+        pixels = _pixels(image, reduction(min(image.size), side))
+    return v2.functional.resize(pixels, [side], antialias=True)

@@ -1,26 +1,76 @@
 """The views of an image: what the model sees in training and in the test.
 
-Training: RandomResizedCrop and horizontal flip (from scratch: a padded, shifted image in place of the crop). Test: resize,
-centre crop. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre, and average the five
-crops' logits (finding 10).
+Training: a ``View`` is a recipe. First the geometry, drawn for a whole batch: a random crop that is resized, or the image
+shifted over black, and a horizontal flip. Then, for some recipes, the pixels of each image by itself (colours, blur, a square
+cut out).
+
+    crop        RandomResizedCrop
+    shift       the four-pixel padding and random crop of CIFAR
+    strong      shift, AutoAugment (CIFAR-10 policy, grey outside), Cutout
+    sim         RandomResizedCrop of 8..100 %, colour jitter with p 0.8, grey with p 0.2
+    sim_blur    the same of 20..100 %, and a blur of sigma 0.1..2 pixels with p 0.5
+
+Test: resize, centre crop. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre, and
+average the five crops' logits (finding 10).
 Sets that fit in memory are cropped and flipped in one batched call where they live; ``photos`` does it file by file.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Config
+from ..settings import ViewSettings
+
+Alteration = Literal["autoaugment", "cutout", "colour", "grey", "blur"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A recipe: how the image is cut, and what is then done to its pixels, in that order.
+
+    ``scale``: share of the area that a crop keeps; none: ``ViewSettings.crop_scale``.
+    """
+
+    name: str
+    draw: Literal["crop", "shift"]
+    scale: tuple[float, float] | None = None
+    alter: tuple[Alteration, ...] = ()
+
+
+crop = View("crop", "crop")
+shift = View("shift", "shift")
+strong = View("strong", "shift", alter=("autoaugment", "cutout"))
+sim = View("sim", "crop", (0.08, 1.0), ("colour", "grey"))
+sim_blur = View("sim_blur", "crop", (0.2, 1.0), ("colour", "grey", "blur"))
+RECIPES = {view.name: view for view in (crop, shift, strong, sim, sim_blur)}
+
+
+class Draws(NamedTuple):
+    """The random choices for n images: boxes float (n, 4) as of ``draw_boxes``, flips bool (n,), and the seeds int64 (n,) of
+    the images' alterations, where the recipe has any."""
+
+    boxes: Tensor
+    flips: Tensor
+    seeds: Tensor | None
+
+    def take(self, part: slice) -> Draws:
+        """The choices for some of the images."""
+        return Draws(self.boxes[part], self.flips[part], None if self.seeds is None else self.seeds[part])
 
 
 def draw_boxes(n: int, height: int, width: int, scale: tuple[float, float], g: torch.Generator) -> Tensor:
     """Crop boxes float (n, 4) as (top, left, height, width) in pixels, distributed as torchvision's RandomResizedCrop.
 
-    Area uniform in ``scale`` times the image, log-uniform aspect ratio in 3/4..4/3; ten tries, then the centre.
+    Area uniform in ``scale`` times the image, log-uniform aspect ratio in 3/4..4/3; ten tries, then the
+    largest box of such an aspect, centred.
     """
     area = height * width * (scale[0] + (scale[1] - scale[0]) * torch.rand(n, 10, generator=g))
     ratio = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * torch.rand(n, 10, generator=g))
@@ -28,9 +78,9 @@ def draw_boxes(n: int, height: int, width: int, scale: tuple[float, float], g: t
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = fits.int().argmax(1, keepdim=True)
     w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
-    side = float(min(height, width))
     any_fits = fits.any(1)
-    w, h = torch.where(any_fits, w, side), torch.where(any_fits, h, side)
+    w = torch.where(any_fits, w, float(min(width, round(height * 4 / 3))))
+    h = torch.where(any_fits, h, float(min(height, round(width * 4 / 3))))
     where = torch.rand(n, 2, generator=g)
     top = torch.where(any_fits, (where[:, 0] * (height - h + 1)).floor(), ((height - h) / 2).floor())
     left = torch.where(any_fits, (where[:, 1] * (width - w + 1)).floor(), ((width - w) / 2).floor())
@@ -65,32 +115,94 @@ def draw_shifts(n: int, height: int, width: int, g: torch.Generator) -> Tensor:
     return torch.stack([top, left, torch.full((n,), float(height)), torch.full((n,), float(width))], 1)
 
 
-def draw_train_views(n: int, height: int, width: int, config: Config, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The random choices for n images: boxes (n, 4) and flips bool (n,). ``g`` decides everything."""
-    if config.train_view == "padded":
+def draw_train_views(n: int, height: int, width: int, view: View, settings: ViewSettings, g: torch.Generator) -> Draws:
+    """The random choices for ``view`` of n images of one size in pixels. ``g`` decides everything."""
+    if view.draw == "shift":
         boxes = draw_shifts(n, height, width, g)
     else:
-        boxes = draw_boxes(n, height, width, config.crop_scale, g)
-    return boxes, (torch.rand(n, generator=g) < 0.5) & torch.tensor(config.flip)
+        boxes = draw_boxes(n, height, width, view.scale or settings.crop_scale, g)
+    flips = (torch.rand(n, generator=g) < 0.5) & torch.tensor(settings.flip)
+    return Draws(boxes, flips, torch.randint(2**63 - 1, (n,), generator=g) if view.alter else None)
 
 
-def centre_view(images: Tensor, size: int, config: Config) -> Tensor:
-    """Resize the shorter side to ``config.test_resize`` and cut the centre: float (B, 3, size, size) in 0..1."""
+def train_view(images: Tensor, size: int, view: View, draws: Draws) -> Tensor:
+    """``images`` uint8 (B, 3, H, W) shown by ``view`` as drawn: float (B, 3, size, size) in 0..1, where the images are."""
+    pixels = crop_and_resize(images, draws.boxes, size, draws.flips)
+    if draws.seeds is None:
+        return pixels / 255
+    whole = pixels.round().byte()
+    return torch.stack([alter(one, view, seed) for one, seed in zip(whole, draws.seeds.tolist(), strict=True)]) / 255
+
+
+def alter(image: Tensor, view: View, seed: int) -> Tensor:
+    """``view``'s alterations of an image uint8 (3, S, S), all decided by ``seed``; uint8 (3, S, S)."""
+    operations = _alterations()
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the one global generator, on the CPU
+        torch.default_generator.manual_seed(seed)
+        for name in view.alter:
+            image = operations[name](image)
+    return image
+
+
+@cache
+def _alterations() -> dict[Alteration, Callable[[Tensor], Tensor]]:
+    """Each alteration of an image uint8 (3, S, S).
+
+    torchvision's AutoAugment has the authors' policies, but rotates either way (theirs: one) and shears without interpolation.
+    """
+    from torchvision.transforms import v2  # slow to import
+
+    return {
+        "autoaugment": v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=[128, 128, 128]),
+        "cutout": _cutout,
+        "colour": v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        "grey": v2.RandomGrayscale(0.2),
+        "blur": v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], p=0.5),  # 13 pixels: three sigmas of the widest to each side
+    }
+
+
+def _cutout(image: Tensor) -> Tensor:
+    """One black square of half the side; its centre is uniform over the image, so the border may clip it."""
+    side = image.shape[-1]
+    reach = side // 4
+    y, x = torch.randint(side, (2,)).tolist()
+    image = image.clone()
+    image[:, max(0, y - reach) : y + reach, max(0, x - reach) : x + reach] = 0
+    return image
+
+
+def test_side(settings: ViewSettings, size: int) -> int:
+    """Pixels of the shorter side, of which the centre view cuts ``size``."""
+    return settings.test_resize or size * 8 // 7
+
+
+def crop_margin(settings: ViewSettings, size: int) -> int:
+    """Pixels by which the image is larger than its five crops of ``size``."""
+    return settings.ensemble_margin or size * 3 // 28
+
+
+def resized_side(settings: ViewSettings, size: int, ensembling: bool) -> int:
+    """What the shorter side is resized to, in pixels: never less than ``size``, or the view would be padded with black."""
+    return size + crop_margin(settings, size) if ensembling else max(test_side(settings, size), size)
+
+
+def centre_view(images: Tensor, size: int, settings: ViewSettings) -> Tensor:
+    """Resize the shorter side to ``test_side`` and cut the centre: float (B, 3, size, size) in 0..1."""
     from torchvision.transforms import v2
 
-    return v2.functional.center_crop(_resize(images, config.test_resize), [size, size])
+    return v2.functional.center_crop(_resize(images, resized_side(settings, size, False)), [size, size])
 
 
-def five_crops(images: Tensor, size: int, config: Config) -> tuple[Tensor, ...]:
-    """Corners and centre of the image resized to ``size + config.ensemble_margin``; five of (B, 3, size, size)."""
+def five_crops(images: Tensor, size: int, settings: ViewSettings) -> tuple[Tensor, ...]:
+    """Corners and centre of the image resized to ``size + crop_margin``; five of (B, 3, size, size)."""
     from torchvision.transforms import v2
 
-    return v2.functional.five_crop(_resize(images, size + config.ensemble_margin), [size, size])
+    return v2.functional.five_crop(_resize(images, resized_side(settings, size, True)), [size, size])
 
 
-def evaluation_views(images: Tensor, size: int, config: Config, ensembling: bool) -> tuple[Tensor, ...]:
+def evaluation_views(images: Tensor, size: int, settings: ViewSettings, ensembling: bool) -> tuple[Tensor, ...]:
     """The centre view alone, or the five crops."""
-    return five_crops(images, size, config) if ensembling else (centre_view(images, size, config),)
+    return five_crops(images, size, settings) if ensembling else (centre_view(images, size, settings),)
 
 
 def _resize(images: Tensor, side: int) -> Tensor:

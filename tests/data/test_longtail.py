@@ -42,6 +42,20 @@ def test_subsample_takes_the_counts_without_repeating():
         longtail.subsample(labels, np.array([1, 60, 1]), seed=0)
 
 
+def test_subsample_is_everybody_s_draw():
+    """The community's files seed numpy's global state once and shuffle class after class."""
+    labels = np.random.default_rng(0).integers(0, 5, 400)
+    counts = np.array([50, 30, 12, 7, 2])
+    np.random.seed(0)  # noqa: NPY002
+    theirs = []
+    for c, count in zip(np.unique(labels), counts, strict=True):
+        members = np.where(labels == c)[0]
+        np.random.shuffle(members)  # noqa: NPY002
+        theirs.extend(members[:count])
+    assert longtail.subsample(labels, counts, seed=0).tolist() == theirs
+    assert longtail.subsample(labels, counts, seed=1).tolist() != theirs
+
+
 @pytest.mark.parametrize("name", list(PROFILES))
 def test_a_sketch_has_the_four_numbers(name):
     known = PROFILES[name]

@@ -8,12 +8,13 @@ from sklearn.linear_model import LogisticRegression
 import sagekit as sk
 from sagekit.data import world
 from sagekit.data.longtail import GROUPS
+from sagekit.settings import DataSettings
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory, backbone):
     """Zero-shot and one whole LIFT run of the mini preset."""
-    folder, data = tmp_path_factory.mktemp("full"), sk.load_data(sk.Config.preset("mini"))
+    folder, data = tmp_path_factory.mktemp("full"), sk.load_data(DataSettings())
     runs = {m: sk.train(sk.Config.preset("mini", m), folder / m, data=data, backbone=backbone, show=False)
             for m in ("zero-shot", "lift")}
     return {m: run.metrics["results"]["single"] for m, run in runs.items()}
@@ -39,7 +40,7 @@ def test_features_are_better_than_zero_shot(backbone, full):
     g = world.generator(99)
     labels = torch.arange(48).repeat(60)
     images, _ = world.render(world.sample(labels, world.DOWNSTREAM, g), world.DOWNSTREAM, g)
-    test = sk.load_data(sk.Config.preset("mini")).test
+    test = sk.load_data(DataSettings()).test
     train_x, test_x = (F.normalize(torch.cat([backbone.features(part) for part in x.split(500)]), dim=1)
                        for x in (images, test.images))
     probe = LogisticRegression(C=100, max_iter=500).fit(train_x.numpy(), labels)

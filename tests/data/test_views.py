@@ -1,10 +1,11 @@
 import math
 
+import pytest
 import torch
-from conftest import small
 from torchvision.transforms import v2
 
 from sagekit.data import views
+from sagekit.settings import ViewSettings
 
 IMAGES = torch.randint(0, 256, (6, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -41,21 +42,44 @@ def test_boxes_stay_inside():
     assert (boxes[:, 1] + boxes[:, 3] <= 90).all()
 
 
+@pytest.mark.parametrize(("shape", "box"), [((100, 1000), [0, 433, 100, 133]), ((1000, 100), [433, 0, 133, 100]),
+                                           ((100, 120), [0, 0, 100, 120])])
+def test_where_no_box_fits_the_aspect_stays_within_4_to_3(shape, box):
+    """As torchvision's, whose ten tries fail too: no box has 1.6 times the image's area."""
+    boxes = views.draw_boxes(3, *shape, (1.6, 1.6), torch.Generator().manual_seed(0))
+    assert boxes.tolist() == [box] * 3
+    assert list(v2.RandomResizedCrop(8, scale=(1.6, 1.6)).make_params([torch.zeros(3, *shape)]).values()) == box
+
+
+@pytest.mark.parametrize(("size", "settings", "side", "margin"), [
+    (224, ViewSettings(), 256, 24), (336, ViewSettings(), 384, 36), (48, ViewSettings(), 54, 5),
+    (48, ViewSettings(test_resize=64, ensemble_margin=6), 64, 6)])
+def test_the_test_views_follow_the_image_size(size, settings, side, margin):
+    assert (views.test_side(settings, size), views.crop_margin(settings, size)) == (side, margin)
+
+
+@pytest.mark.parametrize("settings", [ViewSettings(), ViewSettings(test_resize=256)])
+def test_no_test_view_is_padded(settings):
+    white = torch.full((1, 3, 300, 280), 255, dtype=torch.uint8)
+    assert all(shown.min() == 1 for ensembling in (False, True)
+               for shown in views.evaluation_views(white, 336, settings, ensembling))
+
+
 def test_centre_view_is_resize_and_centre_crop():
-    config = small(test_resize=64)
+    settings = ViewSettings(test_resize=64)
     expected = v2.functional.center_crop(v2.functional.resize(IMAGES.float() / 255, [64], antialias=True), [48, 48])
-    torch.testing.assert_close(views.centre_view(IMAGES, 48, config), expected.clamp(0, 1))
+    torch.testing.assert_close(views.centre_view(IMAGES, 48, settings), expected.clamp(0, 1))
 
 
 def test_centre_view_of_a_mini_image_is_the_image():
     image = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
-    torch.testing.assert_close(views.centre_view(image, 48, small()), image / 255)
+    torch.testing.assert_close(views.centre_view(image, 48, ViewSettings(test_resize=48)), image / 255)
 
 
 def test_five_crops_are_the_corners_and_the_centre():
-    config = small(ensemble_margin=6)
+    settings = ViewSettings(ensemble_margin=6)
     image = torch.randint(0, 256, (2, 3, 54, 54), dtype=torch.uint8)
-    crops = views.five_crops(image, 48, config)
+    crops = views.five_crops(image, 48, settings)
     pixels = image / 255
     for crop, (top, left) in zip(crops, [(0, 0), (0, 6), (6, 0), (6, 6), (3, 3)], strict=True):
         torch.testing.assert_close(crop, pixels[..., top : top + 48, left : left + 48])
@@ -77,8 +101,71 @@ def test_halving_averages_two_by_two_pixels():
     torch.testing.assert_close(half, torch.nn.functional.avg_pool2d(image, 2), atol=1e-5, rtol=1e-4)
 
 
-def test_the_training_view_is_chosen_by_the_configuration():
-    padded, _ = views.draw_train_views(5, 32, 32, small(train_view="padded"), torch.Generator().manual_seed(0))
-    resized, _ = views.draw_train_views(5, 32, 32, small(), torch.Generator().manual_seed(0))
-    assert (padded[:, 2:] == 32).all()
-    assert (resized[:, 2:] < 32).any()
+def drawn(view, seed=0, flip=True):
+    return views.draw_train_views(6, 32, 40, view, ViewSettings(flip=flip), torch.Generator().manual_seed(seed))
+
+
+def test_a_view_draws_as_its_recipe_says():
+    shifted, cropped, narrow = (drawn(view).boxes for view in (views.shift, views.crop, views.View("a", "crop", (0.5, 0.6))))
+    assert (shifted[:, 2:] == torch.tensor([32, 40])).all()
+    assert (cropped[:, 2] < 32).any()
+    assert (narrow[:, 2] * narrow[:, 3] / 1280).sub(0.55).abs().max() < 0.1
+    assert not drawn(views.crop, flip=False).flips.any()
+
+
+def test_only_views_that_alter_pixels_draw_seeds():
+    """So the boxes and flips of the others stay what they were before there were alterations."""
+    assert [name for name in views.RECIPES if drawn(views.RECIPES[name]).seeds is None] == ["crop", "shift"]
+    plain, altered = drawn(views.shift), drawn(views.strong)
+    assert torch.equal(plain.boxes, altered.boxes)
+    assert torch.equal(plain.flips, altered.flips)
+
+
+@pytest.mark.parametrize("name", list(views.RECIPES))
+def test_a_view_is_a_function_of_its_generator(name):
+    view = views.RECIPES[name]
+    before = torch.random.get_rng_state()
+    first, again, other = (views.train_view(IMAGES, 32, view, drawn(view, seed=seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert (first.shape, first.dtype) == ((6, 3, 32, 32), torch.float32)
+    assert 0 <= first.min() <= first.max() <= 1
+    assert torch.equal(torch.random.get_rng_state(), before)  # the user's own random numbers go on as if nothing had been
+    part = views.train_view(IMAGES[2:4], 32, view, drawn(view, seed=3).take(slice(2, 4)))
+    torch.testing.assert_close(part, first[2:4])
+
+
+def test_recipes_have_stable_names_and_hashes():
+    assert len({hash(view) for view in views.RECIPES.values()}) == 5
+    assert repr(views.sim) == "View(name='sim', draw='crop', scale=(0.08, 1.0), alter=('colour', 'grey'))"
+
+
+def altered(alteration, image, n=400):
+    view = views.View("a", "crop", alter=(alteration,))
+    return torch.stack([views.alter(image, view, seed) for seed in range(n)])
+
+
+def test_cutout_is_a_black_square_of_half_the_side():
+    white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
+    black = (altered("cutout", white, 4000) == 0).all(1)
+    assert white.min() == 255  # the image itself is left alone
+    sides = torch.stack([black.any(1).sum(1), black.any(2).sum(1)], 1)
+    assert torch.equal(sides.prod(1), black.sum((1, 2)))
+    assert (sides.min(), sides.max()) == (8, 16)
+    assert (sides == 16).float().mean().item() == pytest.approx(17 / 32, abs=0.03)  # centres 8..24 of 0..31
+
+
+def test_autoaugment_fills_with_grey():
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32)
+    found = altered("autoaugment", red)
+    grey = (found == 128).all(1).flatten(1).any(1)
+    assert 0.05 < grey.float().mean() < 0.6  # rotated, sheared, or moved
+
+
+def test_colours_are_altered_as_often_as_the_recipes_say():
+    image = IMAGES[0, :, :32, :32]
+    for alteration, share in (("colour", 0.8), ("blur", 0.5), ("grey", 0.2)):
+        changed = (altered(alteration, image) != image).flatten(1).any(1).float().mean().item()
+        assert changed == pytest.approx(share, abs=0.08)
+    greyed = [one for one in altered("grey", image, 40) if not torch.equal(one, image)]
+    assert all(torch.equal(one[0], one[1]) for one in greyed)
