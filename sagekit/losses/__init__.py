@@ -2,6 +2,6 @@
 
 from . import compared, contrast
 from .adjusted import Loss, compensated, compensation, interchanged, logit_adjusted
-from .compared import named
+from .compared import Name, named
 
-__all__ = ["Loss", "compared", "compensated", "compensation", "contrast", "interchanged", "logit_adjusted", "named"]
+__all__ = ["Loss", "Name", "compared", "compensated", "compensation", "contrast", "interchanged", "logit_adjusted", "named"]
