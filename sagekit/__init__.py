@@ -1,4 +1,5 @@
-"""sagekit: a study kit for vision-language fine-tuning on long-tailed data (Sage, LIFT and the methods they are compared with)."""
+"""sagekit: a study kit for vision-language fine-tuning on long-tailed data (Sage, LIFT and the methods they are compared
+with)."""
 
 from __future__ import annotations
 
@@ -18,5 +19,6 @@ from .training.train import train
 from .version import VERSION
 
 __version__ = VERSION
-__all__ = ["AdaptFormer", "Backbone", "Config", "DataSet", "FoldedAdapter", "Logits", "Method", "Predictions", "Run", "SGAdapter",
-           "UserError", "build_model", "evaluate", "load_backbone", "load_data", "load_model", "losses", "methods", "train"]
+__all__ = ["AdaptFormer", "Backbone", "Config", "DataSet", "FoldedAdapter", "Logits", "Method", "Predictions", "Run",
+           "SGAdapter", "UserError", "build_model", "evaluate", "load_backbone", "load_data", "load_model", "losses", "methods",
+           "train"]

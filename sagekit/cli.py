@@ -138,7 +138,8 @@ def fold(
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write folded.onnx (needs onnx and onnxscript).")] = False,
 ) -> None:
     """Write a Sage run's exact small form (finding 4): the same outputs, a fraction of the parameters."""
-    from .training.fold import export_onnx, fold_run
+    from .training.export import export_onnx
+    from .training.fold import fold_run
 
     result = fold_run(run)
     console.print(f"{run / 'folded.safetensors'}: {result.before:,} adapter parameters folded to {result.after:,}; largest "

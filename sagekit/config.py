@@ -17,12 +17,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from . import methods
 from .errors import UserError, nearest
+from .methods._stages import Stage
 from .networks.resnet import NAME as SCRATCH
 from .settings import DataSettings, MachineSettings, NetworkSettings, Part, ViewSettings, where
 
 FORMAT = 2
 """Of a run folder. Others are refused."""
-PARTS: dict[str, type[Part]] = {"data": DataSettings, "network": NetworkSettings, "views": ViewSettings, "machine": MachineSettings}
+PARTS: dict[str, type[Part]] = {"data": DataSettings, "network": NetworkSettings, "views": ViewSettings,
+                                "machine": MachineSettings}
 WHERE = set().union(*map(where, PARTS.values()))
 """Settings that say where a run computes, not what: they may differ when it is resumed, and name no point of a sweep."""
 _LABELS = ("preset_name", "method", "seed")
@@ -41,7 +43,7 @@ class Config(BaseModel):
     network: NetworkSettings
     views: ViewSettings
     machine: MachineSettings
-    settings: Part
+    settings: Any
 
     @classmethod
     def preset(cls, name: str, method: str = "sage", **changes: Any) -> Config:
@@ -69,7 +71,7 @@ class Config(BaseModel):
         return {key: getattr(self, key) for key in _LABELS} | parts
 
     @property
-    def stages(self) -> list[methods.Stage]:
+    def stages(self) -> list[Stage]:
         """What is trained, one stage after the other."""
         return methods.load(self.method).stages(self.settings)
 
@@ -90,12 +92,13 @@ class Config(BaseModel):
                 found[known[key]][key] = value
             elif key not in _LABELS:
                 raise UserError(_unknown(key, str(values["method"]), known))
-        built = {part: _validated(parts[part], found[part]) for part in parts}
+        built: dict[str, Any] = {part: _validated(parts[part], found[part]) for part in parts}
         seed = values.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise UserError(f"setting 'seed': it must be a whole number of 0 or more, but it is {seed!r}.")
         _fits(str(values["method"]), method, built["network"].backbone)
-        return cls.model_construct(preset_name=str(values.get("preset_name", "")), method=str(values["method"]), seed=seed, **built)
+        labels: dict[str, Any] = {"preset_name": str(values.get("preset_name", "")), "method": str(values["method"])}
+        return cls.model_construct(None, **{**labels, "seed": seed, **built})
 
     def to_yaml(self) -> str:
         """Every setting as YAML, with the run format's number."""
@@ -103,8 +106,7 @@ class Config(BaseModel):
 
     def _plain(self) -> dict[str, Any]:
         """``flat`` in YAML's own types."""
-        dumped = {key: value for part in (*PARTS, "settings") for key, value in getattr(self, part).model_dump(mode="json").items()}
-        return {key: getattr(self, key) for key in _LABELS} | dumped
+        return {key: getattr(self, key) for key in _LABELS} | _dumped(*(getattr(self, part) for part in (*PARTS, "settings")))
 
     def changes(self) -> dict[str, Any]:
         """The settings, but for the seed, that are not those of its preset and method."""
@@ -114,7 +116,7 @@ class Config(BaseModel):
     def from_defaults(self) -> dict[str, Any]:
         """The settings, but for where it runs, that are not the fields' own defaults: what names a point of a sweep. A setting
         that is added later, with a default, changes no name."""
-        start = {key: value for part in (*PARTS, "settings") for key, value in type(getattr(self, part))().model_dump(mode="json").items()}
+        start = _dumped(*(type(getattr(self, part))() for part in (*PARTS, "settings")))
         return {k: v for k, v in self._plain().items() if k not in _LABELS and k not in WHERE and v != start[k]}
 
     def command(self, out: Path) -> str:
@@ -139,6 +141,11 @@ class Config(BaseModel):
         return cls.checked(values)
 
 
+def _dumped(*parts: Part) -> dict[str, Any]:
+    """The settings of ``parts`` in YAML's own types."""
+    return {key: value for part in parts for key, value in part.model_dump(mode="json").items()}
+
+
 def _validated(model: type[Part], values: dict[str, Any]) -> Part:
     try:
         return model(**values)
@@ -161,8 +168,10 @@ def _fits(name: str, method: type[methods.Method], backbone: str) -> None:
         return
     others = ", ".join(n for n in methods.names() if methods.load(n).needs != method.needs)
     if method.needs == "clip":
-        raise UserError(f"method {name} needs a CLIP and {backbone} is trained from scratch; choose another backbone, or one of {others}.")
-    raise UserError(f"method {name} trains {SCRATCH} from scratch and {backbone} is a CLIP; leave out backbone, or use one of {others}.")
+        raise UserError(f"method {name} needs a CLIP and {backbone} is trained from scratch; choose another backbone, or one "
+                        f"of the methods {others}.")
+    raise UserError(f"method {name} trains {SCRATCH} from scratch and {backbone} is a CLIP; leave out backbone, or use one of "
+                    f"the methods {others}.")
 
 
 def yaml_value(value: Any) -> str:
@@ -216,8 +225,8 @@ LIKE = {"folder": "imagenet-lt"}
 
 
 def _scratch(preset: str) -> dict[str, Any]:
-    """What a network from scratch sees: whole test images of its own size. The mini world's downstream images have half of their
-    48 px as resolution, and two cores have little time, so it sees 24 px there."""
+    """What a network from scratch sees: whole test images of its own size. The mini world's downstream images have half of
+    their 48 px as resolution, and two cores have little time, so it sees 24 px there."""
     size = 24 if preset == "mini" else 32
     return {"backbone": SCRATCH, "pretrained": "", "image_size": size, "test_resize": size, "ensemble_margin": size // 8}
 

@@ -29,8 +29,10 @@ def accelerator_for(machine: MachineSettings) -> Accelerator:
 
 def _forget_other_device(cpu: bool) -> None:
     """Accelerate keeps the first device of a process and refuses another; one process alone may change it between runs."""
-    if AcceleratorState._shared_state and (state := AcceleratorState()).num_processes == 1 and (state.device.type == "cpu") != cpu:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    if AcceleratorState._shared_state:
+        state = AcceleratorState()
+        if state.num_processes == 1 and (state.device.type == "cpu") != cpu:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def bf16_is_fast(device: torch.device) -> bool:

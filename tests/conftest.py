@@ -12,13 +12,14 @@ from torchvision.datasets import CIFAR100
 
 import sagekit as sk
 
-SMALL = {"largest_class": 30, "imbalance_ratio": 10.0, "test_per_class": 4, "epochs": 1, "batch_size": 64}
+DATA = {"largest_class": 30, "imbalance_ratio": 10.0, "test_per_class": 4}
+SMALL = {**DATA, "epochs": 1, "batch_size": 64}
 
 
 def small(method: str = "sage", **changes: object) -> sk.Config:
     """The mini preset on a data set of about 600 images, one epoch."""
-    epochs = {"epochs": 0} if method == "zero-shot" else {}
-    return sk.Config.preset("mini", method, **{**SMALL, **epochs, **changes})
+    start = DATA if method == "zero_shot" else SMALL
+    return sk.Config.preset("mini", method, **{**start, "share_stages": False, **changes})
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,12 +31,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone() -> sk.Backbone:
-    return sk.load_backbone(small())
+    return sk.load_backbone(small().network)
 
 
 @pytest.fixture(scope="session")
 def data() -> sk.DataSet:
-    return sk.load_data(small())
+    return sk.load_data(small().data)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, backbone: sk.Backbone, data: 
     """One finished small run of each method."""
     folder = tmp_path_factory.mktemp("runs")
     return {method: sk.train(small(method), folder / method, data=data, backbone=backbone, show=False)
-            for method in ("zero-shot", "classifier", "lift", "sage")}
+            for method in ("zero_shot", "classifier", "lift", "sage")}
 
 
 def shaken(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

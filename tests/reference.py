@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sagekit import AdaptFormer, Model, SGAdapter
+from sagekit import AdaptFormer, Method, SGAdapter
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -52,12 +52,12 @@ def attention(block: torch.nn.Module, tokens: Tensor) -> Tensor:
     return affine(torch.cat(parts, 1), attn.out_proj)
 
 
-def features(model: Model, image: Tensor, adapted: bool) -> Tensor:
+def features(model: Method, image: Tensor, adapted: bool) -> Tensor:
     """The feature of one image (3, H, W): every token through every block, adapter after attention (Eq 4, 6, 9)."""
-    net = model.backbone
+    net = model.net.backbone
     f = net.embed(image[None])[0]
-    w_bar = torch.stack([row / row.norm() for row in model.classifier]).sum(0) / len(model.classifier)
-    for block, adapter in zip(net.blocks, model.adapters or [None] * net.layers, strict=True):
+    w_bar = torch.stack([row / row.norm() for row in model.head.rows]).sum(0) / len(model.head.rows)
+    for block, adapter in zip(net.blocks, model.net.adapters or [None] * net.layers, strict=True):
         mid = attention(block, f) + f
         f = block.mlp(block.ln_2(mid)) + mid
         if adapted and isinstance(adapter, SGAdapter):
@@ -67,12 +67,12 @@ def features(model: Model, image: Tensor, adapted: bool) -> Tensor:
     return net.visual.ln_post(f[0])
 
 
-def logits(model: Model, image: Tensor) -> dict[str, Tensor]:
+def logits(model: Method, image: Tensor) -> dict[str, Tensor]:
     """z, z^v, z^t and z^ of Eq 23 for one image, each (C,)."""
     f, f_zs = features(model, image, True), features(model, image, False)
     f, f_zs = f / f.norm(), f_zs / f_zs.norm()
-    w = torch.stack([row / row.norm() for row in model.classifier])
-    k = model.logit_scale
+    w = torch.stack([row / row.norm() for row in model.head.rows])
+    k = model.head.scale
     z, z_v, z_t = k * w @ f, k * w @ f_zs, k * model.text @ f
     return {"z": z, "z_v": z_v, "z_t": z_t, "prediction": z + model.s_v * z_v + model.s_t * z_t}
 

@@ -28,10 +28,10 @@ def cosines(model: Method, images: Tensor) -> pd.DataFrame:
         raise UserError("alignment is measured inside SG-Adapters; this run has none (method sage has).")
     rows = []
     for step in net.stream(images, guidance):
-        adapter = net.adapters[step.index]
+        adapter = net.adapters[step.block]
         assert isinstance(adapter, SGAdapter)
         visual, text = adapter.norm(step.mid), adapter.norm(guidance)
-        rows.append({"block": step.index + 1, "plain": _mean_cosine(text, visual),
+        rows.append({"block": step.block + 1, "plain": _mean_cosine(text, visual),
                      "projected": _mean_cosine(adapter.gate_vector(guidance), visual)})
     return pd.DataFrame(rows)
 

@@ -32,7 +32,7 @@ def maps(model: Method, images: Tensor, frozen: bool = False) -> Tensor:
     net = tuned_of(model)
     rows = []
     for step in net.stream(images, guidance_of(model), frozen):
-        weights = (net.backbone if frozen else net.tuned).attention_weights(step.index, step.tokens)[:, :, 0]
+        weights = (net.backbone if frozen else net.tuned).attention_weights(step.block, step.tokens)[:, :, 0]
         rows.append(weights[..., -net.backbone.patches :])
     side = round(net.backbone.patches**0.5)
     return torch.stack(rows).unflatten(-1, (side, side))

@@ -2,8 +2,8 @@
 
     a_j = right_j / seen_j        all a_j = unknown in the first epoch
 
-The authors measure a_j on held-out images (``compared.difficulty_weights``); a running training accuracy comes near 1 for memorised
-tail classes, which then weigh less.
+The authors measure a_j on held-out images (``compared.difficulty_weights``); a running training accuracy comes near 1 for
+memorised tail classes, which then weigh less.
 """
 
 from __future__ import annotations

@@ -23,12 +23,12 @@ from ..errors import UserError, nearest
 from ..networks.backbone import Backbone
 from ..networks.heads import Features, Logits
 from ..settings import Part
-from ._stages import Stage
+from ._stages import Stage as Stage
 
 
 class Task(NamedTuple):
-    """What a method is built for: class names and training ``counts`` int64 (C,), the pixels that its network sees, and the frozen
-    CLIP where it needs one."""
+    """What a method is built for: class names and training ``counts`` int64 (C,), the pixels that its network sees, and the
+    frozen CLIP where it needs one."""
 
     class_names: list[str]
     counts: Tensor
@@ -38,8 +38,8 @@ class Task(NamedTuple):
 
 
 class Now(NamedTuple):
-    """Where training stands: ``stage`` and ``epoch`` from 0, the ``share`` (0..1) of the stage that is done, and a generator that
-    is a function of the seed and the step alone."""
+    """Where training stands: ``stage`` and its ``epoch`` from 0, the ``share`` (0..1) of the stage that is done, and a
+    generator that is a function of the seed and the step alone."""
 
     stage: int
     epoch: int
@@ -56,7 +56,8 @@ class Published(NamedTuple):
 
 
 class Method(nn.Module):
-    """The interface. ``counts`` (C,) are the training images of every class, ``image_size`` the pixels of the network's images."""
+    """The interface. ``counts`` (C,) are the training images of every class, ``image_size`` the pixels of the network's
+    view."""
 
     Settings: ClassVar[type[Part]]
     needs: ClassVar[Literal["clip", "scratch"]]
@@ -114,7 +115,7 @@ class Method(nn.Module):
     def head_of(self, features: Features) -> Logits:
         """``classify`` on ``features`` in float32 (or float64), whatever precision they come in."""
         with torch.autocast(features.own.device.type, enabled=False):
-            return self.classify(Features(*(f if f is None or f.dtype == torch.float64 else f.float() for f in features)))
+            return self.classify(Features(_full(features.own), None if features.frozen is None else _full(features.frozen)))
 
     def trained(self) -> dict[str, Tensor]:
         """What training may change, by name: every parameter and kept buffer that is not the frozen CLIP's."""
@@ -144,6 +145,10 @@ class Method(nn.Module):
                 tensor.copy_(tensors[name])
 
 
+def _full(feature: Tensor) -> Tensor:
+    return feature if feature.dtype == torch.float64 else feature.float()
+
+
 @cache
 def names() -> tuple[str, ...]:
     """Every method: the files of this folder."""
@@ -156,7 +161,8 @@ def load(name: str) -> type[Method]:
     if name not in names():
         raise UserError(f"there is no method '{name}'.{nearest(name, names())} Methods: {', '.join(names())}.")
     module = importlib.import_module(f"{__name__}.{name}")
-    return next(v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Method) and v.__module__ == module.__name__)
+    own = (v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__)
+    return next(v for v in own if issubclass(v, Method))
 
 
 def about(name: str) -> Any:

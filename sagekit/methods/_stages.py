@@ -1,8 +1,7 @@
 """Stages of training: what is trained, on which batches, by which optimizer and rate; and the settings that methods share.
 
     cosine        lr_0 / 2 (1 + cos(pi t / epochs)),  t = epochs done; ``cosine_by_step``: their fraction too
-    Milestones    lr_0 (t + 1) / warmup_epochs, then lr_0, lr_0 decay after the first of ``at`` of the epochs, lr_0 decay^2 after the
-                  second, ...
+    Milestones    lr_0 (t + 1) / warmup_epochs, then lr_0, then times ``decay`` after each share ``at`` of the epochs
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ class Milestones:
 
 @dataclass(frozen=True)
 class Sgd:
-    """SGD over named parameters. ``multiple`` gives a parameter's own multiple m of the rate: lr m, and weight decay / m, so that
-    a step's decay stays the same."""
+    """SGD over named parameters. ``multiple`` gives a parameter's own multiple m of the rate: lr m, and weight decay / m, so
+    that a step's decay stays the same."""
 
     lr: float
     momentum: float = 0.9
@@ -70,8 +69,8 @@ class Sgd:
         groups: dict[float, list[nn.Parameter]] = {}
         for name, p in named.items():
             groups.setdefault(1.0 if self.multiple is None else self.multiple(name, p), []).append(p)
-        return torch.optim.SGD([{"params": params, "rate": m, "weight_decay": self.weight_decay / m} for m, params in groups.items()],
-                               lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+        own = [{"params": params, "rate": m, "weight_decay": self.weight_decay / m} for m, params in groups.items()]
+        return torch.optim.SGD(own, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""BBN (Zhou et al. 2020): two branches on one trunk, one for the images as they come, one for batches that turn the tail around.
+"""BBN (Zhou et al. 2020): two branches on one trunk, one for the images as they come, one for batches that turn the tail
+around.
 
     P_j     = (1 / n_j) / sum_k (1 / n_k)                          class of an image in the second, reversed batch
     a       = 1 - (t / T)^2,   t = 0..T-1                          the epoch
@@ -6,11 +7,13 @@
     loss    = a CE(z, y_a) + (1 - a) CE(z, y_b)
     test      z = W [f_a ; f_b] + bias                             both branches on the same image
 
-It believes that features want the natural distribution and the classifier the reversed one, so training moves from one to the other.
+It believes that features want the natural distribution and the classifier the reversed one, so training moves from one to the
+other.
 
-Where paper and code differ, and what we do: the factor 2 is in the authors' code and not in the paper's formula; it makes the test's
-plain sum consistent with a = 1/2, and we have it. The trunk sees both batches in two forwards, so its BatchNorm statistics move
-twice a step; so do ours. Their rate falls at 120 and 160 of 200 epochs, warms up from a third, and SGD is Nesterov's.
+Where paper and code differ, and what we do: the factor 2 is in the authors' code and not in the paper's formula; it makes the
+test's plain sum consistent with a = 1/2, and we have it. The trunk sees both batches in two forwards, so its BatchNorm
+statistics move twice a step; so do ours. Their rate falls at 120 and 160 of 200 epochs, warms up from a third, and SGD is
+Nesterov's.
 """
 
 from __future__ import annotations
@@ -56,9 +59,9 @@ class BBN(Method):
         self.head = head("linear", 2 * WIDTH, len(task.class_names), 1.0)
 
     @classmethod
-    def stages(cls, s: Settings) -> list[Stage]:
-        rate = Milestones(s.decay, at=(0.6, 0.8), warmup_epochs=s.warmup_epochs, warmup_start=1 / 3)
-        return [s.stage(samplers=(every_image, reverse), rate=rate)]
+    def stages(cls, settings: Any) -> list[Stage]:
+        rate = Milestones(settings.decay, at=(0.6, 0.8), warmup_epochs=settings.warmup_epochs, warmup_start=1 / 3)
+        return [settings.stage(samplers=(every_image, reverse), rate=rate)]
 
     def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
         natural, reversed_ = batches

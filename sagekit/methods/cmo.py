@@ -5,11 +5,12 @@
     loss   = l L(z, y_1) + (1 - l) L(z, y_2)
     with probability 1/2 a batch, from the fourth epoch to the fourth last; L(z, y_1) otherwise
 
-It believes that head images are rich in context and tail images in what a class is: pasting the one into the other makes new tail
-images.
+It believes that head images are rich in context and tail images in what a class is: pasting the one into the other makes new
+tail images.
 
-Where paper and code differ, and what we do: the authors hand 1 / n_y for each image to a weighted sampler, so patches are class-balanced
-and not inverse to the counts, as the paper's q(1, k) reads; we follow the code. One l and one box a batch, as theirs.
+Where paper and code differ, and what we do: the authors hand 1 / n_y for each image to a weighted sampler, so patches are
+class-balanced and not inverse to the counts, as the paper's q(1, k) reads; we follow the code. One l and one box a batch, as
+theirs.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class CMO(Scratch):
     paper = "Park et al., The Majority Can Help the Minority: Context-rich Minority Oversampling, CVPR 2022"
 
     @classmethod
-    def stages(cls, s: Settings) -> list[Stage]:
-        return [s.stage(samplers=(every_image, class_balanced))]
+    def stages(cls, settings: Any) -> list[Stage]:
+        return [settings.stage(samplers=(every_image, class_balanced))]
 
     def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
         (back, front), s = batches, self.settings

@@ -8,8 +8,8 @@ It believes that long-tailed images give good features and a bad classifier: onl
 
 Where paper and code differ, and what we do: "frozen" in the authors' code leaves BatchNorm in training mode in stage 2, so its
 running statistics move to the balanced sampling and the classifier sees batch statistics; we follow (``norms``). Their stage 2
-calls the scheduler before the epoch, so the last epoch's rate is 0; ours is that of a cosine over epochs 0..E-1. The paper has no
-CIFAR: the numbers there are a third party's, with 30 epochs in stage 2.
+calls the scheduler before the epoch, so the last epoch's rate is 0; ours is that of a cosine over epochs 0..E-1. The paper has
+no CIFAR: the numbers there are a third party's, with 30 epochs in stage 2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from ..networks.resnet import ResNet32
 from . import Method, Now, Published, Task
 from ._stages import FromScratch, Sgd, Stage, cosine
 
-MINI: dict[str, Any] = {"epochs": 15, "batch_size": 64, "warmup_epochs": 1, "lr": 0.05, "classifier_epochs": 5, "classifier_lr": 0.05}
+MINI: dict[str, Any] = {"epochs": 15, "batch_size": 64, "warmup_epochs": 1, "lr": 0.05, "classifier_epochs": 5,
+                        "classifier_lr": 0.05}
 """Stage 1 is scratch's; stage 2 has the same rate and was not searched."""
 
 PUBLISHED = {
@@ -45,7 +46,7 @@ class CRT(Method):
     class Settings(FromScratch):
         classifier_epochs: int = Field(10, ge=1, description="of stage 2 (Kang et al.)")
         classifier_lr: float = Field(0.1, gt=0, description="of stage 2, a cosine; Kang et al.: as in stage 1")
-        norms: Literal["train", "eval"] = Field("train", description="BatchNorm of the frozen part in stage 2 (authors' code: train)")
+        norms: Literal["train", "eval"] = Field("train", description="BatchNorm of the frozen part (authors' code)")
 
     needs = "scratch"
     paper = "Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020"
@@ -56,10 +57,11 @@ class CRT(Method):
         self.head = head("linear", self.net.width, len(task.class_names), 1.0)
 
     @classmethod
-    def stages(cls, s: Settings) -> list[Stage]:
-        second = s.stage(epochs=s.classifier_epochs, trains="head.", samplers=(class_aware,), rate=cosine, norms=s.norms,
-                         optimizer=Sgd(s.classifier_lr, s.momentum, s.weight_decay, s.nesterov))
-        return [s.stage(shared="ce"), second]
+    def stages(cls, settings: Any) -> list[Stage]:
+        sgd = Sgd(settings.classifier_lr, settings.momentum, settings.weight_decay, settings.nesterov)
+        second = settings.stage(epochs=settings.classifier_epochs, trains="head.", samplers=(class_aware,), rate=cosine,
+                                norms=settings.norms, optimizer=sgd)
+        return [settings.stage(shared="ce"), second]
 
     def start_stage(self, stage: int) -> None:
         if stage == 1:

@@ -4,12 +4,12 @@
              z_i    = k w_i . f                                                 (w_i starts as the class's text, k = 25)
     Eq 1     l(x, y=i) = -log( e^{z_i} n_i^tau / sum_k e^{z_k} n_k^tau ),        tau = 1
 
-It believes that heavy fine-tuning forgets what CLIP knows of rare classes: so few weights are trained, the head starts from text,
-and the loss alone takes care of the counts. ``module`` puts any other of Table 9's modules in the adapter's place.
+It believes that heavy fine-tuning forgets what CLIP knows of rare classes: so few weights are trained, the head starts from
+text, and the loss alone takes care of the counts. ``module`` puts any other of Table 9's modules in the adapter's place.
 
-Where paper and code differ, and what we do: the published numbers are with five crops averaged (``ensembling``; finding 10), the
-authors' configuration has the option off since June 2024; we measure both and say which. Their LoRA's product is divided by r
-(``lora_alpha=1``); Hu et al. print alpha / r.
+Where paper and code differ, and what we do: the published numbers are with five crops averaged (``ensembling``; finding 10),
+the authors' configuration has the option off since June 2024; we measure both and say which. Their LoRA's product is divided by
+r (``lora_alpha=1``); Hu et al. print alpha / r.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Lift(Method):
         self.difficulty = ClassAccuracy(len(task.class_names)) if settings.loss == "cdb" else None
 
     @classmethod
-    def stages(cls, settings: Settings) -> list[Stage]:
+    def stages(cls, settings: Any) -> list[Stage]:
         return [settings.stage()]
 
     def start_epoch(self, now: Now) -> None:

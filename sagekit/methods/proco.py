@@ -6,14 +6,15 @@
     logit_j = log C(|kappa_j mu_j + u / t|) - log C(kappa_j),       t = 0.1
     loss   = l(z of view 1) + (l(logits of view 2) + l(logits of view 3)) / 2
 
-l is Eq 1 (or Eq 22 with the compensation factor), view 1 strong, views 2 and 3 of the contrastive kind; only the classifier predicts.
-View 2 enters the means, its logits are taken, then view 3 likewise; what an epoch counted serves the next (``losses.contrast``).
+l is Eq 1 (or Eq 22 with the compensation factor), view 1 strong, views 2 and 3 of the contrastive kind; only the classifier
+predicts. View 2 enters the means, its logits are taken, then view 3 likewise; what an epoch counted serves the next
+(``losses.contrast``).
 
 It believes that a class of few images can still have many contrasts, if its density is known from a few statistics.
 
-Where paper and code differ, and what we do: a class that was not seen in an epoch keeps its old mean here and restarts at a random
-direction in the authors' code (it practically never happens). log I_v is right to 1e-9 here; theirs errs above kappa = 2000, in both
-terms alike. Published numbers are the best epoch on the test set; the last one is 0.1 to 0.3 points lower.
+Where paper and code differ, and what we do: a class that was not seen in an epoch keeps its old mean here and restarts at a
+random direction in the authors' code (it practically never happens). log I_v is right to 1e-9 here; theirs errs above kappa =
+2000, in both terms alike. Published numbers are the best epoch on the test set; the last one is 0.1 to 0.3 points lower.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class ProCo(Method):
         self.statistics = Statistics(len(task.class_names), DIMENSION, settings.temperature)
 
     @classmethod
-    def stages(cls, s: Settings) -> list[Stage]:
-        return [s.stage(views=(strong, sim, sim))]
+    def stages(cls, settings: Any) -> list[Stage]:
+        return [settings.stage(views=(strong, sim, sim))]
 
     def start_epoch(self, now: Now) -> None:
         self.statistics.start_epoch()

@@ -9,11 +9,11 @@
     Eq 23  z^_i = z_i + s_1 z^v_i + s_2 z^t_i,   z_i = k w_i . f,   z^v_i = k w_i . f^zs,   z^t_i = k w^zs_i . f
     Eq 24  l' = l(z) + lambda_1 l(z^v) + lambda_2 l(z^t) + lambda_3 l(z^)
 
-It believes that class-conditional densities of rare classes differ between training and test, and that the classes' text tells what
-the images do not. ``fit=false``, ``gamma=0``, ``templates=1`` are its parts switched off (Table 5).
+It believes that the images of rare classes differ between training and test, and that the classes' text tells what the images
+do not. ``fit=false``, ``gamma=0``, ``templates=1`` are its parts switched off (Table 5).
 
-Where the paper is silent, and what we do: docs/choices.md. No code of its authors is public. Findings 1 to 18 of the audit say what
-its equations come to: mu cancels, the factor is logit adjustment with tau = 1 + gamma, the adapter folds into a leaky bottleneck.
+Where the paper is silent, and what we do: docs/choices.md. No code of its authors is public. The audit says what its equations
+come to: mu cancels, the factor is logit adjustment with tau = 1 + gamma, the adapter folds into a leaky bottleneck.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Sage(Method):
         lambda_3: float = Field(0.4, ge=0, le=100, description="weight of l(z^), Eq 24 (Table 8)")
 
     needs = "clip"
-    paper = "the paper that this kit studies: Semantic-guided fine-tuning of foundation model for long-tailed visual recognition"
+    paper = "Semantic-guided fine-tuning of foundation model for long-tailed visual recognition: the paper of this kit"
 
     text: Tensor
 
@@ -86,14 +86,15 @@ class Sage(Method):
         assert task.backbone is not None
         text = settings.rows(task.backbone, task.class_names)
         rank = settings.bottleneck or default_bottleneck(len(text), task.backbone.layers)
-        self.net = Tuned(task.backbone, _adapters(settings, text, rank, task.backbone.layers), checkpointing=task.checkpointing)
+        adapters = _adapters(settings, text, rank, task.backbone.layers)
+        self.net = Tuned(task.backbone, adapters, checkpointing=task.checkpointing)
         self.head = Cosine(text, settings.logit_scale)
         self.register_buffer("text", text.clone(), persistent=False)
         if settings.fit:
             self.s_v, self.s_t = (nn.Parameter(torch.tensor(settings.fit_init)) for _ in range(2))
 
     @classmethod
-    def stages(cls, settings: Settings) -> list[Stage]:
+    def stages(cls, settings: Any) -> list[Stage]:
         return [settings.stage(multiple=gate_rate if settings.gate == "vector" else None)]
 
     def guidance(self) -> Tensor:
@@ -110,7 +111,7 @@ class Sage(Method):
         right = accuracy(z.prediction, batch.labels)
         if z.z_v is None or z.z_t is None:
             return {"loss": loss(z.z, batch.labels), "train_accuracy": right}
-        terms = interchanged(*z, batch.labels, loss, s.lambda_1, s.lambda_2, s.lambda_3)
+        terms = interchanged(z.z, z.z_v, z.z_t, z.prediction, batch.labels, loss, s.lambda_1, s.lambda_2, s.lambda_3)
         return {**terms, "train_accuracy": right}
 
     def frozen_backbone(self) -> Backbone | None:
@@ -140,8 +141,8 @@ class Sage(Method):
 
 
 def gate_rate(name: str, parameter: nn.Parameter) -> float:
-    """A gate that is held as a vector has the rate that W_proj's geometry gives it (finding 5): lr (|f_t|^2 + 1), and |f_t|^2 = d
-    after LayerNorm."""
+    """The multiple of a gate that is held as a vector (finding 5): a step on W_proj and its bias moves the gate by
+    lr (|f_t|^2 + 1), and |f_t|^2 = d after LayerNorm at its start."""
     return len(parameter) + 1.0 if name.endswith(".gate") else 1.0
 
 

@@ -5,8 +5,8 @@
 
 A loss believes that the counts can be answered in the logits or the weights of the images, whatever the features are.
 
-Where we differ from the authors of a loss: docs/studies.md and ``losses.compared``. Pixels are normalised by 0.5 / 0.25 and not by
-CIFAR's own mean and deviation (BatchNorm follows).
+Where we differ from the authors of a loss: docs/studies.md and ``losses.compared``. Pixels are normalised by 0.5 / 0.25 and not
+by CIFAR's own mean and deviation (BatchNorm follows).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Scratch(Method):
         self.difficulty = ClassAccuracy(len(task.class_names)) if settings.loss == "cdb" else None
 
     @classmethod
-    def stages(cls, settings: Settings) -> list[Stage]:
+    def stages(cls, settings: Any) -> list[Stage]:
         plain = settings.loss == "ce" and settings.head == "linear" and not settings.gamma
         return [settings.stage(shared="ce" if plain else "")]
 

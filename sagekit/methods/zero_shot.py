@@ -2,7 +2,8 @@
 
     z_i = k w^zs_i . f^zs        w^zs_i: the class's prompts encoded, normalised, averaged, mapped back by P^T, normalised
 
-It believes that the foundation model already knows every class alike: no image of the data set is looked at, so no class is rare.
+It believes that the foundation model already knows every class alike: no image of the data set is looked at, so no class is
+rare.
 
 Where we differ from CLIP's own code: features and texts are compared in the transformer's width d and not in the shared space
 (finding 8), as LIFT's start is.
@@ -38,7 +39,7 @@ class ZeroShot(Method):
         self.head = Cosine(settings.rows(task.backbone, task.class_names), settings.logit_scale)
 
     @classmethod
-    def stages(cls, settings: Texts) -> list[Stage]:
+    def stages(cls, settings: Any) -> list[Stage]:
         return []
 
     def frozen_backbone(self) -> Any:

@@ -213,9 +213,10 @@ def _refuse_wrong_activation(settings: NetworkSettings) -> None:
     """OpenAI's weights were trained with quick GELU; open_clip only warns about the plain name."""
     import open_clip
 
-    if settings.pretrained == "openai" and settings.weights is None and f"{settings.backbone}-quickgelu" in open_clip.list_models():
+    quick = f"{settings.backbone}-quickgelu"
+    if settings.pretrained == "openai" and settings.weights is None and quick in open_clip.list_models():
         raise UserError(f"{settings.backbone} has the wrong activation for the openai weights; use "
-                        f"--set backbone={settings.backbone}-quickgelu.")
+                        f"--set backbone={quick}.")
 
 
 def _fill(clip: nn.Module, settings: NetworkSettings, path: Path) -> None:

@@ -39,7 +39,8 @@ def text_features(backbone: Backbone, class_names: Sequence[str], templates: Seq
     text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
     digest = _digest(backbone, {**text_tower, "proj": backbone.visual.proj})
     device = backbone.mean.device
-    digest.update(json.dumps([list(class_names), list(templates), normalise_each, device.type, torch.get_float32_matmul_precision()]).encode())
+    said = [list(class_names), list(templates), normalise_each, device.type, torch.get_float32_matmul_precision()]
+    digest.update(json.dumps(said).encode())
     path = cache_folder() / f"text-{digest.hexdigest()[:32]}.safetensors"
     found = read(path, len(class_names))
     if found is None:
@@ -48,8 +49,8 @@ def text_features(backbone: Backbone, class_names: Sequence[str], templates: Seq
     return found.to(device)
 
 
-def place(backbone: Backbone, split: Split, views: ViewSettings, machine: MachineSettings, device: torch.device, ensembling: bool,
-          show: bool = True) -> Path | None:
+def place(backbone: Backbone, split: Split, views: ViewSettings, machine: MachineSettings, device: torch.device,
+          ensembling: bool, show: bool = True) -> Path | None:
     """The file of the cache for f^zs of every view of ``split``: one, or five crops (``ensembling``).
 
     None where an image file cannot be read: whoever decodes it will say so.

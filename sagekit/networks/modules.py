@@ -79,8 +79,8 @@ class LowRank(nn.Module):
 
 
 def twin(backbone: Backbone, kind: str, rank: int, scale: float = 1.0) -> Backbone:
-    """A second backbone for ``kind`` bitfit, lora (its product times ``scale``) or full, with its own trained tensors; all others
-    are shared."""
+    """A second backbone for ``kind`` bitfit, lora (its product times ``scale``) or full, with its own trained tensors; all
+    others are shared."""
     is_own = _OWN[kind]
     visual = {id(p): name for name, p in backbone.visual.named_parameters() if name != "proj"}
     shared = {id(p): p for p in [*backbone.parameters(), *backbone.buffers()]

@@ -25,17 +25,18 @@ Module = Literal["none", "bitfit", "vpt-shallow", "vpt-deep", "adapter", "lora",
 
 
 class Step(NamedTuple):
-    """One block of ``Tuned.stream``: its ``index``, what goes in, f~ after attention, and what comes out; (B, N, d) each."""
+    """One block of ``Tuned.stream``: its number ``block`` from 0, what goes in, f~ after attention, and what comes out; (B, N,
+    d) each."""
 
-    index: int
+    block: int
     tokens: Tensor
     mid: Tensor
     output: Tensor
 
 
 class Tuned(nn.Module):
-    """Attributes: ``backbone`` is frozen; ``tuned`` is the one that images go through: the same, or a twin of it that trains some
-    of its tensors (bitfit, lora, full). ``adapters`` (one a block) and ``prompts`` are None where the module has none.
+    """Attributes: ``backbone`` is frozen; ``tuned`` is the one that images go through: the same, or a twin of it that trains
+    some of its tensors (bitfit, lora, full). ``adapters`` (one a block) and ``prompts`` are None where the module has none.
 
     Args:
         backbone: the frozen CLIP.

@@ -127,7 +127,8 @@ def row(path: Path) -> dict[str, object]:
     if reason:
         return line
     config = run.config
-    line |= {"method": config.method, "preset": config.preset_name, "seed": config.seed, "epochs": config.epochs, "changed": path.stat().st_mtime}
+    line |= {"method": config.method, "preset": config.preset_name, "seed": config.seed, "epochs": config.epochs,
+             "changed": path.stat().st_mtime}
     if status == "unfinished":
         error = path / "error.txt"
         failure = error.read_text(encoding="utf-8", errors="replace").strip() if error.is_file() else ""

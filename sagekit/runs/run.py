@@ -2,7 +2,7 @@
 
     config.yaml           every setting
     metrics.json          what evaluation measured: all, head, medium, tail (both definitions), per class, ...
-    history.csv           one row an epoch, counted through all stages; "waiting" are the seconds until batches of images were there
+    history.csv           one row an epoch, counted through all stages; "waiting" are the seconds until batches were there
     predictions.npz       labels, and the logits z, z_v, z_t in half precision ("five_crops_..." with ensembling), each
                           image's shifted so that its largest is 0; with very many classes the likeliest (``predictions``)
     weights.safetensors   trained tensors only, with backbone and class names as metadata

@@ -34,7 +34,8 @@ def progress(folder: Path | str, seed: int = 0) -> float:
 
 
 def demo_runs(folder: Path | str, seed: int = 0, **changes: Any) -> dict[str, Run]:
-    """The finished runs by method, in ``folder``/demo-METHOD-SEED; ``changes`` are settings of those of the three that have them."""
+    """The finished runs by method, in ``folder``/demo-METHOD-SEED; ``changes`` are settings of those of the three that have
+    them."""
     seed = changes.pop("seed", seed)
     configs = [_config(method, seed, changes) for method in METHODS]
     data, backbone = load_data(configs[-1].data), load_backbone(configs[-1].network)

@@ -55,7 +55,7 @@ def _gamma(preset: str) -> float:
 
 
 def _with_factor(rows: dict[str, Config], gamma: float) -> dict[str, Config]:
-    return {name + tail: config.changed(gamma=gamma if tail else 0.0) for name, config in rows.items() for tail in ("", " + CF")}
+    return {name + tail: config.changed(gamma=gamma * bool(tail)) for name, config in rows.items() for tail in ("", " + CF")}
 
 
 def table_9(preset: str) -> dict[str, Config]:

@@ -46,8 +46,8 @@ class Point:
 
     @property
     def name(self) -> str:
-        """The folder: the method and a hash of its version, the preset, the seed, and the settings that differ from their defaults:
-        a new setting renames nothing, and a method whose results change raises its version."""
+        """The folder: the method and a hash of its version, the preset, the seed, and the settings that differ from their
+        defaults: a new setting renames nothing, and a method whose results change raises its version."""
         config = self.config
         said = [config.method, methods.load(config.method).version, config.preset_name, config.seed, config.from_defaults()]
         digest = hashlib.sha256(yaml.safe_dump(said, sort_keys=True).encode()).hexdigest()

@@ -19,9 +19,9 @@ def build_model(config: Config, class_names: Sequence[str] | None = None, backbo
                 device: torch.device | str = "cpu", class_counts: Sequence[int] | None = None) -> Method:
     """The method of ``config`` for ``class_names`` on ``device``, freshly initialised from ``config.seed``.
 
-    ``class_names`` may be left out for the mini world. ``backbone`` saves loading the frozen weights again. ``class_counts`` (C,)
-    are training images a class, which only training needs (1 each without them). Raises ``UserError`` as ``load_backbone`` does.
-    """
+    ``class_names`` may be left out for the mini world. ``backbone`` saves loading the frozen weights again. ``class_counts``
+    (C,) are training images a class, which only training needs (1 each without them). Raises ``UserError`` as ``load_backbone``
+    does. """
     if class_names is None and config.data.dataset != "world":
         raise UserError("the class names of this data set are needed; load_data(config.data).class_names has them.")
     known = list(CLASS_NAMES if class_names is None else class_names)
@@ -30,15 +30,16 @@ def build_model(config: Config, class_names: Sequence[str] | None = None, backbo
         backbone = (backbone or load_backbone(config.network)).to(device)
     counts = torch.ones(len(known), dtype=torch.long) if class_counts is None else torch.as_tensor(class_counts)
     clip = backbone if method.needs == "clip" else None
-    task = Task(known, counts, config.network.image_size if clip is None else clip.image_size, clip, config.machine.checkpointing)
+    size = config.network.image_size if clip is None else clip.image_size
+    task = Task(known, counts, size, clip, config.machine.checkpointing)
     torch.manual_seed(config.seed)
     return method(config.settings, task).to(device)
 
 
 def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False,
                device: torch.device | str = "cpu", config: Config | None = None) -> Method:
-    """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote. ``config`` is the
-    run's with this machine's settings."""
+    """The trained model of ``run`` for data with ``class_names``; ``folded`` loads what ``sagekit fold`` wrote. ``config`` is
+    the run's with this machine's settings."""
     config = config or run.config
     if not config.stages:  # nothing was trained
         return build_model(config, class_names, backbone, device)

@@ -44,8 +44,8 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
     Five crops are averaged logit by logit, z, z_v and z_t alike. Frozen features are computed once for all runs (``frozen``).
     """
     device, processes = accelerator.device, accelerator.num_processes
-    batches = evaluation_batches(split, config.views, model.image_size, device, ensembling, accelerator.process_index, processes,
-                                 config.machine.workers)
+    batches = evaluation_batches(split, config.views, model.image_size, device, ensembling, accelerator.process_index,
+                                 processes, config.machine.workers)
     model.eval()
     show = show and accelerator.is_main_process
     backbone = model.frozen_backbone()
@@ -130,14 +130,13 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
              **changes: Any) -> dict[str, Any]:
     """Measure a trained run again and write its predictions and metrics; returns the metrics.
 
-    ``ensembling`` adds five crops (default: where the run was configured or measured so before). ``changes`` are settings of this
-    machine (``MAY_DIFFER``). Raises ``UserError`` for others, and when the run's weights do not fit.
-    """
+    ``ensembling`` adds five crops (default: where the run was configured or measured so before). ``changes`` are settings of
+    this machine (``MAY_DIFFER``). Raises ``UserError`` for others, and when the run's weights do not fit. """
     run = run if isinstance(run, Run) else Run(run)
     odd = next((key for key in changes if key not in MAY_DIFFER), None)
     if odd:
-        raise UserError(f"'{odd}' would change what is measured, and the record would not say so; train a run with it. Settings of "
-                        f"this machine are {', '.join(sorted(MAY_DIFFER))}.")
+        raise UserError(f"'{odd}' would change what is measured, and the record would not say so; train a run with it. "
+                        f"Settings of this machine are {', '.join(sorted(MAY_DIFFER))}.")
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config.data)
     accelerator = accelerator_for(config.machine)

@@ -2,7 +2,8 @@
 
 A file of the cache is named by a hash of all that its content depends on: the stage (what it computes, its samplers, views,
 optimizer, rate, epochs), the tensors it trains, the network, data and view settings, the training images, the seed, the
-precision, the device's kind, the number of processes, and the versions of sagekit and torch. ``share_stages=false`` leaves it alone.
+precision, the device's kind, the number of processes, and the versions of sagekit and torch. ``share_stages=false`` leaves it
+alone.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def place(config: Config, stage: Stage, number: int, model: Method, data: DataSe
     """Where the end of ``stage`` lies or will lie; None where it is not shared (a later stage starts from the earlier ones)."""
     if number or not config.machine.share_stages:
         return None
-    settings = {key: value for part in (config.data, config.network, config.views) for key, value in part.model_dump(mode="json").items()
-                if key not in WHERE}
+    settings = {key: value for part in (config.data, config.network, config.views)
+                for key, value in part.model_dump(mode="json").items() if key not in WHERE}
     said = [stage.shared, _described(stage), settings, config.seed, {n: list(t.shape) for n, t in _own(model, stage).items()},
             precision(config.machine, accelerator.device), config.machine.accumulate, accelerator.device.type,
             accelerator.num_processes, VERSION, torch.__version__]

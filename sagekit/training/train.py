@@ -3,8 +3,8 @@
     for each stage:  start_stage;  for each epoch:  start_epoch;  for each step:  forward(batches, now)["loss"], backward,
     the optimizer's step at lr x rate(epoch, share), after_step
 
-A run is a folder (``runs``). Its state is kept after every epoch, so a killed run continues to the same result, bit for bit on a
-CPU. Devices and processes are Accelerate's: ``accelerate launch -m sagekit train ...`` needs nothing more.
+A run is a folder (``runs``). Its state is kept after every epoch, so a killed run continues to the same result, bit for bit on
+a CPU. Devices and processes are Accelerate's: ``accelerate launch -m sagekit train ...`` needs nothing more.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist())
     if accelerator.is_main_process:
         run.write_config(config)
-        run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} process(es), "
-                f"device {accelerator.device}, {precision(config.machine, accelerator.device)}")
+        run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
+                f"process(es), device {accelerator.device}, {precision(config.machine, accelerator.device)}")
     if config.machine.compile:
         model.features = torch.compile(model.features)  # type: ignore[method-assign]
     with compiler_explained():
@@ -117,16 +117,16 @@ def _check(config: Config, data: DataSet, processes: int) -> None:
         raise UserError(f"method {config.method} runs in one process ({method.one_process}); start it without accelerate.")
     for number, stage in enumerate(stages):
         if stage.epochs == 0 and number < len(stages) - 1:
-            raise UserError(f"stage {number + 2} of {config.method} starts from stage {number + 1}, which has 0 epochs; give it some.")
+            raise UserError(f"stage {number + 2} of {config.method} starts from stage {number + 1}, which has 0 epochs.")
         if stage.epochs and stage.batch_size > len(data.train):
-            raise UserError(f"batch_size is {stage.batch_size} and the training set has {len(data.train)} images; lower it with "
-                            "--set batch_size=...")
+            raise UserError(f"batch_size is {stage.batch_size} and the training set has {len(data.train)} images; lower it "
+                            "with --set batch_size=...")
         if stage.batch_size % (processes * accumulate):
-            raise UserError(f"batch_size {stage.batch_size} cannot be dealt evenly to {processes} process(es) x {accumulate} part(s); "
-                            f"choose a multiple of {processes * accumulate}.")
+            raise UserError(f"batch_size {stage.batch_size} cannot be dealt evenly to {processes} process(es) x {accumulate} "
+                            f"part(s); choose a multiple of {processes * accumulate}.")
         if data.train.images is None and any(view.draw == "shift" for view in stage.views):
-            raise UserError(f"method {config.method} shifts images of one size that are held in memory (CIFAR-100, the mini world); "
-                            "for files use --set view=crop.")
+            raise UserError(f"method {config.method} shifts images of one size that are held in memory (CIFAR-100, the mini "
+                            "world); for files use --set view=crop.")
 
 
 def _fit(run: Run, model: Method, data: DataSet, config: Config, accelerator: Accelerator, show: bool) -> None:
@@ -174,7 +174,8 @@ def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, co
         if accelerator.is_main_process:
             _write_state(loop.run, model, optimizer, state, number)
             loop.run.write_history(state.history)
-            loop.run.log(f"epoch {state.epoch}/{config.epochs}: loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s")
+            speed = f"{row['images_per_second']:.0f} images/s"
+            loop.run.log(f"epoch {state.epoch}/{config.epochs}: loss {row['loss']:.4f}, {speed}")
             _warn_of_waiting(loop, row)
         if state.epoch == end and place is not None and accelerator.is_main_process:
             stage_ends.write(place, model, stage, state.history[before:])
@@ -195,13 +196,15 @@ def _trained_in(model: Method, stage: Stage, method: str, number: int) -> dict[s
 
 def _epoch(loop: _Loop, wrapped: nn.Module, optimizer: torch.optim.Optimizer, stage: Stage, number: int, epoch: int,
            before: int) -> dict[str, float]:
-    """One pass; returns its row of ``history.csv``. ``epoch`` counts through all stages, ``before`` are those of earlier ones."""
+    """One pass; returns its row of ``history.csv``. ``epoch`` counts through all stages, ``before`` are those of earlier
+    ones."""
     model, config, accelerator = loop.model, loop.config, loop.accelerator
     device, accumulate, own = accelerator.device, config.machine.accumulate, epoch - before
     total = steps_per_epoch(len(loop.data.train), stage, loop.parts)
     sums, start, steps, images, waited = _Sums(epoch), time.monotonic(), 0, 0, [0.0]
     batches = _timed(train_batches(loop.data.train, stage, config.views, model.image_size, config.seed, epoch, device,
-                                   accelerator.process_index, accelerator.num_processes, accumulate, config.machine.workers), waited)
+                                   accelerator.process_index, accelerator.num_processes, accumulate, config.machine.workers),
+                                   waited)
     _train_mode(model, stage)
     model.start_epoch(Now(number, own, own / stage.epochs, step_generator(config.seed, epoch, total)))
     for part, batch in enumerate(batches, 1):
