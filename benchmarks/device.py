@@ -7,29 +7,21 @@ then the test images once and with five crops. On a CPU: --batch 16 --images 64 
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 import typer
-from common import best
+from common import best, made_up, model_of, step_of, wait
 from torch.utils.flop_counter import FlopCounterMode
 
 import sagekit as sk
 from sagekit.data import longtail
 from sagekit.data.datasets import Split
-from sagekit.devices import accelerator_for, bf16_is_fast, training_precision
-from sagekit.losses.adjusted import criterion, interchange_loss
-from sagekit.networks.tuned import Model
-from sagekit.training.train import optimizer_for
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+from sagekit.devices import accelerator_for, precision
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -44,22 +36,7 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / best(product, 10)
 
 
-def step_of(model: Model, config: sk.Config, images: torch.Tensor, labels: torch.Tensor):
-    optimizer, loss = optimizer_for(model, config), criterion(config, torch.arange(100, 0, -1, device=images.device))
-
-    def step() -> None:
-        with training_precision(config, images.device):
-            logits = model(images)
-        logits = logits._make(z if z is None else z.float() for z in logits)
-        interchange_loss(logits, labels, loss, config)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        wait(images.device)
-
-    return step
-
-
-def operations(step) -> int:
+def operations(step: Callable[[], None]) -> int:
     """Of one step's matrix products, forward and backward, counted by torch (with plain attention: fused ones it may miss)."""
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         step()
@@ -67,18 +44,15 @@ def operations(step) -> int:
 
 
 def steps(backbone: sk.Backbone, device: torch.device, batch: int, compiled: bool, rate: float) -> None:
-    g = torch.Generator().manual_seed(0)
-    text = F.normalize(torch.randn(100, backbone.width, generator=g), dim=1).to(device)
-    images = torch.rand(batch, 3, 224, 224, generator=g).to(device)
-    labels = torch.randint(100, (batch,), generator=g).to(device)
+    batches = made_up(batch, backbone.image_size, device=device)
     print("| step | images/s | operations an image | of the products' rate | peak memory |\n| --- | --- | --- | --- | --- |")
     for method in ("lift", "sage"):
         config = sk.Config.preset("cifar100-lt-100", method, pretrained="random")
-        model = Model(backbone, text, config).to(device)
-        step = step_of(model, config, images, labels)
+        model = model_of(config, backbone, device=device)
+        step = step_of(model, batches, config, device)
         count = operations(step)
         if compiled:
-            model.compile()
+            model.features = torch.compile(model.features)  # type: ignore[method-assign]  # as the trainer does
         memory = "not measured"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -105,13 +79,13 @@ def job(backbone: sk.Backbone, images: int, epochs: int, test: int, batch: int, 
 
 def main(batch: int = 128, images: int = 10847, epochs: int = 10, test: int = 10000, compile: bool = False) -> None:
     config = sk.Config.preset("cifar100-lt-100", pretrained="random")
-    device = accelerator_for(config).device
-    dtype = torch.bfloat16 if bf16_is_fast(device) else torch.float32
+    device = accelerator_for(config.machine).device
+    dtype = torch.bfloat16 if precision(config.machine, device) == "bf16" else torch.float32
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     rate = product_rate(device, dtype)
     print(f"{name}, torch {torch.__version__}, {dtype}: one product {rate / 1e12:.2f}e12 operations/s; batch {batch}, "
           f"compile {compile}\n")
-    backbone = sk.load_backbone(config).to(device)
+    backbone = sk.load_backbone(config.network).to(device)
     steps(backbone, device, batch, compile, rate)
     seconds, history = job(backbone, images, epochs, test, batch, compile)
     print(f"\nThe job, {images:,} images x {epochs} epochs, then {test:,} test images, single view and five crops: "

@@ -11,11 +11,11 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from common import best, markdown
+from common import best, made_up, markdown, model_of, start
 from reading import picture
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,11 +23,11 @@ import sagekit as sk
 from sagekit.analyses import counting
 from sagekit.data import photos
 from sagekit.data.prompts import TEMPLATES, fill
+from sagekit.data.views import crop
 from sagekit.files import write_text
-from sagekit.losses.adjusted import criterion, interchange_loss
 from sagekit.networks.adapters import default_bottleneck
 from sagekit.networks.backbone import load_backbone
-from sagekit.networks.tuned import Model
+from sagekit.networks.heads import Features
 from sagekit.runs.predictions import ALL, KEPT
 
 CLASSES = (10, 100, 365, 1000, 8142)
@@ -42,15 +42,15 @@ IMAGES, EPOCHS, TEST = 437_513, 20, 24_426  # iNaturalist 2018
 def by_classes(backbone: sk.Backbone) -> pd.DataFrame:
     rows = []
     d, batch = backbone.width, 128
-    feature, frozen = torch.randn(2, batch, d).unbind()
+    own, frozen = torch.randn(2, batch, d).unbind()
+    config = sk.Config.preset("inat2018", pretrained="random")
     for classes in CLASSES:
-        config = sk.Config.preset("inat2018", pretrained="random")
-        model = Model(backbone, F.normalize(torch.randn(classes, d), dim=1), config)
-        loss, labels = criterion(config, torch.arange(classes, 0, -1)), torch.randint(classes, (batch,))
+        model, batches = model_of(config, backbone, classes), made_up(batch, 1, classes)
+        # The step without its network: features come from nowhere.
+        model.features = lambda images, known=None: Features(own.clone().requires_grad_(), frozen)  # type: ignore
 
-        def head(model: Model = model, loss=loss, labels=labels, config=config) -> None:
-            f = feature.clone().requires_grad_()
-            interchange_loss(model.classify(f, frozen), labels, loss, config)["loss"].backward()
+        def head(model: sk.Method = model, batches: Any = batches) -> None:
+            model(batches, start())["loss"].backward()
 
         r = default_bottleneck(classes, backbone.layers)
         rows.append({"classes": f"{classes:,}", "bottleneck r": r, "classifier, parameters": f"{classes * d:,}",
@@ -86,12 +86,16 @@ def forward_operations(backbone: sk.Backbone) -> float:
 
 def images_read(size: tuple[int, int] = (800, 600)) -> tuple[float, float]:
     """Images a second that one core decodes and crops for training, and the kB of the JPEG that it was tried on."""
-    config, threads = sk.Config.preset("inat2018"), torch.get_num_threads()
+    views, threads = sk.Config.preset("inat2018").views, torch.get_num_threads()
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.jpg"
         picture(*size).save(path, quality=90)
-        seconds = best(lambda: [photos.train_view(path, 224, config, torch.Generator().manual_seed(n)) for n in range(20)]) / 20
+
+        def view(seed: int) -> object:
+            return photos.train_views(path, 224, (crop,), views, torch.Generator().manual_seed(seed))
+
+        seconds = best(lambda: [view(n) for n in range(20)]) / 20
         kilobytes = path.stat().st_size / 1e3
     torch.set_num_threads(threads)
     return 1 / seconds, kilobytes
@@ -144,7 +148,7 @@ over devices. With fewer cores than that the reading decides how long a run take
 
 def main() -> None:
     torch.manual_seed(0)
-    backbone = load_backbone(sk.Config.preset("inat2018", pretrained="random"))
+    backbone = load_backbone(sk.Config.preset("inat2018", pretrained="random").network)
     forward, (read, kilobytes) = forward_operations(backbone), images_read()
     total = IMAGES * EPOCHS * 3 * forward
     r = default_bottleneck(8142, backbone.layers)
@@ -156,7 +160,7 @@ def main() -> None:
         lines.append(f"| {devices} H200 | {seconds:,.0f} | {needed:,.0f} | {needed / read:,.0f} |")
     prompts = backbone.tokenizer(fill(TEMPLATES, "thing"))
     with torch.inference_mode():
-        padded = best(lambda: backbone.clip.encode_text(prompts), 2)
+        padded = best(lambda: cast(Any, backbone.clip).encode_text(prompts), 2)
     texts = best(lambda: backbone.text_features(["thing"], TEMPLATES), 2)
     note = (f"ViT-B/16 has {backbone.layers} blocks and {forward / 1e9:.1f} billion operations a forward at 224 px (counted by "
             "torch).")

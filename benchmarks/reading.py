@@ -19,9 +19,10 @@ from PIL import Image
 
 import sagekit as sk
 from sagekit.data import photos
+from sagekit.data.views import crop
 
 SIZES = ((500, 375), (800, 600), (1600, 1200), (4000, 3000))
-CONFIG = sk.Config.preset("imagenet-lt")
+VIEWS = sk.Config.preset("imagenet-lt").views
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -51,9 +52,9 @@ def seconds(view: Callable[[int], object], calls: int) -> float:
 
 def measured(path: Path, calls: int) -> tuple[float, float, torch.Tensor]:
     """Seconds of a training view and of a test view, and the test view."""
-    train = seconds(lambda n: photos.train_view(path, 224, CONFIG, torch.Generator().manual_seed(n)), calls)
-    test = seconds(lambda _: photos.evaluation_views(path, 224, CONFIG, False), calls)
-    return train, test, photos.evaluation_views(path, 224, CONFIG, False)
+    train = seconds(lambda n: photos.train_views(path, 224, (crop,), VIEWS, torch.Generator().manual_seed(n)), calls)
+    test = seconds(lambda _: photos.evaluation_views(path, 224, VIEWS, False), calls)
+    return train, test, photos.evaluation_views(path, 224, VIEWS, False)
 
 
 def main() -> None:

@@ -1,26 +1,43 @@
 """One training step at ViT-B/16 (random weights, 224 px): images a second of LIFT, a literal Sage step and ours, in one run.
 
-    python benchmarks/step.py [BATCH] [REPEATS]
+    python benchmarks/step.py [BATCH] [REPEATS] [--precision auto]
+    python benchmarks/step.py [BATCH] [REPEATS] --against PATH         # this checkout against the one at PATH
 
 The literal step is the paper's text in vectorised form: the guidance repeated for every token, W_proj on every token,
 both branches through every token of every block by open_clip's own blocks. "plain" is LIFT in the same way.
 
 Memory is what the forward keeps for the backward pass (bytes of distinct saved tensors that are no parameters); "folded" is
 inference of Sage's folded form against an AdaptFormer of the same hidden width.
+
+``--against`` starts each checkout in a process of its own (``one_step.py``) and asks them for a step in turn, A B A B, so that
+a slow moment meets both alike and only one computes at a time.
 """
 
+from __future__ import annotations
+
+import json
+import os
+import subprocess
 import sys
-import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
+import typer
+from common import best_of, loss_of, made_up, model_of, step_of
+from one_step import kept_bytes
 
 import sagekit as sk
-from sagekit.losses.adjusted import criterion, interchange_loss
+from sagekit.methods.lift import Lift
+from sagekit.methods.sage import Sage
 from sagekit.networks.adapters import SGAdapter
-from sagekit.networks.backbone import load_backbone
-from sagekit.networks.tuned import Logits, Model
-from sagekit.training.train import optimizer_for
+from sagekit.networks.heads import Features
+
+HERE = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+BACKBONE = "ViT-B-16-quickgelu"
 
 
 def literal_adapter(adapter: SGAdapter, tokens: torch.Tensor, w_bar: torch.Tensor) -> torch.Tensor:
@@ -32,62 +49,36 @@ def literal_adapter(adapter: SGAdapter, tokens: torch.Tensor, w_bar: torch.Tenso
     return adapter.scale * (up + adapter.up.bias)
 
 
-def literal_forward(model: Model, images: torch.Tensor) -> Logits:
-    net, w_bar = model.backbone, model.guidance()
+def literal_features(model: Sage, images: torch.Tensor) -> Features:
+    net, w_bar = model.net.backbone, model.guidance()
     tokens = net.embed(images)
-    for block, adapter in zip(net.blocks, model.adapters, strict=True):
+    for block, adapter in zip(net.blocks, model.net.adapters or (), strict=True):
         mid = tokens + block.attention(block.ln_1(tokens))
-        tokens = mid + block.mlp(block.ln_2(mid)) + literal_adapter(adapter, mid, w_bar)
+        tokens = mid + block.mlp(block.ln_2(mid)) + literal_adapter(cast(SGAdapter, adapter), mid, w_bar)
     with torch.no_grad():
         frozen = net.pool(net.visual.transformer(net.embed(images)))
-    return model.classify(net.pool(tokens), frozen)
+    return Features(net.pool(tokens), frozen)
 
 
-def plain_forward(model: Model, images: torch.Tensor) -> Logits:
-    net, w_bar = model.backbone, model.guidance()
+def plain_features(model: Lift, images: torch.Tensor) -> Features:
+    net = model.net.backbone
     tokens = net.embed(images)
-    for block, adapter in zip(net.blocks, model.adapters, strict=True):
+    for block, adapter in zip(net.blocks, model.net.adapters or (), strict=True):
         mid = tokens + block.attention(block.ln_1(tokens))
-        tokens = mid + block.mlp(block.ln_2(mid)) + adapter(mid, w_bar)
-    return model.classify(net.pool(tokens), None)
+        tokens = mid + block.mlp(block.ln_2(mid)) + adapter(mid)
+    return Features(net.pool(tokens))
 
 
-def kept_bytes(model: Model, images: torch.Tensor) -> int:
-    parameters, seen = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+def folded(backbone: sk.Backbone, images: torch.Tensor, repeats: int) -> None:
+    sage = cast(Sage, model_of(preset("sage", fit=False), backbone)).eval().fold()
+    assert sage.net.adapters is not None
+    width = cast(torch.nn.Linear, sage.net.adapters[0].down).out_features
+    adaptformer = model_of(preset("lift", bottleneck=width), backbone).eval()
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        logits = model(images)
-    del logits
-    return sum(seen.values())
-
-
-def best_of(repeats: int, calls: dict) -> dict[str, float]:
-    """Seconds of each call, the best of ``repeats``; interleaved, so that a slow moment meets all alike."""
-    best = dict.fromkeys(calls, float("inf"))
-    for turn in range(repeats + 1):  # the first round warms up
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
-def folded(backbone, text: torch.Tensor, images: torch.Tensor, repeats: int) -> None:
-    sage = Model(backbone, text, sk.Config.preset("cifar100-lt-100", fit=False)).eval().fold()
-    width = sage.adapters[0].down.out_features
-    adaptformer = Model(backbone, text, sk.Config.preset("cifar100-lt-100", "lift", bottleneck=width)).eval()
-
-    def inference(model: Model):
+    def inference(model: sk.Method) -> Callable[[], None]:
         def run() -> None:
             with torch.inference_mode():
-                model(images)
+                model.logits(images)
         return run
 
     best = best_of(repeats, {"AdaptFormer": inference(adaptformer), "folded Sage": inference(sage)})
@@ -95,45 +86,87 @@ def folded(backbone, text: torch.Tensor, images: torch.Tensor, repeats: int) -> 
           f"{len(images) / best['folded Sage']:.1f} images/s, {best['AdaptFormer'] / best['folded Sage']:.2f} x")
 
 
-def step_of(model: Model, config: sk.Config, forward, images: torch.Tensor, labels: torch.Tensor):
-    optimizer = optimizer_for(model, config)
-    loss = criterion(config, torch.arange(100, 0, -1))
-
-    def step() -> None:
-        interchange_loss(forward(images), labels, loss, config)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+def preset(method: str, **changes: object) -> sk.Config:
+    return sk.Config.preset("cifar100-lt-100", method, **{"pretrained": "random", "backbone": BACKBONE, **changes})
 
 
-def main(batch: int = 16, repeats: int = 3) -> None:
-    base = sk.Config.preset("cifar100-lt-100", pretrained="random")
-    backbone = load_backbone(base)
-    text = F.normalize(torch.randn(100, backbone.width, generator=torch.Generator().manual_seed(0)), dim=1)
-    images, labels = torch.rand(batch, 3, 224, 224), torch.randint(100, (batch,))
-    lift_config = sk.Config.preset("cifar100-lt-100", "lift")
-    lift, sage = Model(backbone, text, lift_config), Model(backbone, text, base)
-    steps = {
-        "LIFT": step_of(lift, lift_config, lift, images, labels),
-        "LIFT, plain": step_of(lift, lift_config, lambda x: plain_forward(lift, x), images, labels),
-        "Sage, literal": step_of(sage, base, lambda x: literal_forward(sage, x), images, labels),
-        "Sage, ours": step_of(sage, base, sage, images, labels),
-    }
-    best = best_of(repeats, steps)
-    literal = best["Sage, literal"]
-    print(f"ViT-B/16, random weights, 224 px, batch {batch}, float32, CPU, {torch.get_num_threads()} threads, "
-          f"best of {repeats}")
+def here(batch: int, repeats: int, precision: str) -> None:
+    """This checkout: LIFT and Sage beside their literal forms."""
+    lift, sage = (preset(name, precision=precision) for name in ("lift", "sage"))
+    backbone = sk.load_backbone(lift.network)
+    batches = made_up(batch, backbone.image_size)
+    plain, literal = cast(Lift, model_of(lift, backbone)), cast(Sage, model_of(sage, backbone))
+    plain.features = lambda images, frozen=None: plain_features(plain, images)  # type: ignore[method-assign]
+    literal.features = lambda images, frozen=None: literal_features(literal, images)  # type: ignore[method-assign]
+    models = {"LIFT": (lift, model_of(lift, backbone)), "LIFT, plain": (lift, plain), "Sage, literal": (sage, literal),
+              "Sage, ours": (sage, model_of(sage, backbone))}
+    best = best_of(repeats, {name: step_of(model, batches, config, CPU) for name, (config, model) in models.items()})
+    print(f"{BACKBONE}, random weights, {backbone.image_size} px, batch {batch}, precision {precision}, CPU, "
+          f"{torch.get_num_threads()} threads, best of {repeats}")
     print("| step | images/s | speed against the literal Sage step | time against LIFT |\n| --- | --- | --- | --- |")
     for name, seconds in best.items():
-        print(f"| {name} | {batch / seconds:.1f} | {literal / seconds:.2f} x | {seconds / best['LIFT']:.2f} x |")
-    checkpointed = Model(backbone, text, base.changed(checkpointing=True))
-    models = {"LIFT": lift, "Sage": sage, "Sage, checkpointing": checkpointed}
-    kept = {name: kept_bytes(model, images) for name, model in models.items()}
+        print(f"| {name} | {batch / seconds:.1f} | {best['Sage, literal'] / seconds:.2f} x | {seconds / best['LIFT']:.2f} x |")
+    checkpointed = sage.changed(checkpointing=True)
+    models = {"LIFT": models["LIFT"], "Sage": models["Sage, ours"],
+              "Sage, checkpointing": (checkpointed, model_of(checkpointed, backbone))}
+    kept = {name: kept_bytes(model.parameters(), loss_of(model, batches, config, CPU))
+            for name, (config, model) in models.items()}
     print("\nKept for the backward pass: " + ", ".join(f"{name} {b / 2**20:.0f} MiB ({b / kept['LIFT']:.2f} x LIFT)"
                                                        for name, b in kept.items()))
-    folded(backbone, text, images[:4], 10 * repeats)
+    folded(backbone, batches[0].views[0][:4], 10 * repeats)
+
+
+class Checkout:
+    """The steps of the checkout at ``path``, in a process that lives as long as the context."""
+
+    def __init__(self, path: Path, batch: int, precision: str) -> None:
+        command = [sys.executable, str(HERE / "benchmarks" / "one_step.py"), str(batch), precision, BACKBONE]
+        self.process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(path.resolve())}, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self) -> Checkout:
+        self.kept: dict[str, int] = json.loads(self._answer())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def step(self, method: str) -> float:
+        """Seconds of one training step."""
+        assert self.process.stdin is not None
+        print(method, file=self.process.stdin, flush=True)
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline() or sys.exit("a checkout's process ended; its error is above")
+
+
+def compared(batch: int, repeats: int, precision: str, against: Path) -> None:
+    """This checkout against another, step by step in turn."""
+    with Checkout(HERE, batch, precision) as ours, Checkout(against, batch, precision) as theirs:
+        seconds = {(name, one): float("inf") for name in ours.kept for one in (ours, theirs)}
+        for turn in range(repeats + 1):  # the first round warms up
+            for (name, one), before in seconds.items():
+                found = one.step(name)
+                seconds[name, one] = min(before, found) if turn else before
+        print(f"{BACKBONE}, random weights, batch {batch}, precision {precision}, CPU, {torch.get_num_threads()} threads, best "
+              f"of {repeats}, in turn with {against}\n")
+        print("| step | here, s | there, s | time | kept here, MiB | kept there, MiB | memory |\n" + "| --- " * 7 + "|")
+        for name in ours.kept:
+            a, b = seconds[name, ours], seconds[name, theirs]
+            m, n = ours.kept[name] / 2**20, theirs.kept[name] / 2**20
+            print(f"| {name} | {a:.2f} | {b:.2f} | {a / b:.3f} x | {m:,.0f} | {n:,.0f} | {m / n:.3f} x |")
+
+
+def main(batch: Annotated[int, typer.Argument()] = 16, repeats: Annotated[int, typer.Argument()] = 3, precision: str = "fp32",
+         against: Annotated[Path | None, typer.Option(help="another checkout, at commit 4134977 or later")] = None) -> None:
+    if against is None:
+        here(batch, repeats, precision)
+    else:
+        compared(batch, repeats, precision, against)
 
 
 if __name__ == "__main__":
-    main(*(int(a) for a in sys.argv[1:]))
+    typer.run(main)

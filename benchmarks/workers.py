@@ -26,7 +26,7 @@ def seconds(workers: int) -> float:
 
 if __name__ == "__main__":
     cores = cpu_count()
-    times = {1: [], cores: []}
+    times: dict[int, list[float]] = {1: [], cores: []}
     for _ in range(2):
         for workers in times:
             times[workers].append(seconds(workers))

@@ -26,7 +26,7 @@ def draw(domain: world.Domain, per_class: int, seed: int) -> tuple[torch.Tensor,
 @torch.no_grad()
 def main() -> None:
     clip = pretrain.load()
-    backbone = sk.load_backbone(sk.Config.preset("mini"))
+    backbone = sk.load_backbone(sk.Config.preset("mini").network)
     test, labels = draw(world.DOWNSTREAM, 50, 1)
     train, train_labels = draw(world.DOWNSTREAM, 60, 2)
     features, train_features = (F.normalize(torch.cat([backbone.features(part) for part in images.split(500)]), dim=1).numpy()

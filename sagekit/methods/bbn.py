@@ -12,8 +12,8 @@ other.
 
 Where paper and code differ, and what we do: the factor 2 is in the authors' code and not in the paper's formula; it makes the
 test's plain sum consistent with a = 1/2, and we have it. The trunk sees both batches in two forwards, so its BatchNorm
-statistics move twice a step; so do ours. Their rate falls at 120 and 160 of 200 epochs, warms up from a third, and SGD is
-Nesterov's.
+statistics move twice a step; so do ours. The rate warms up from a third and falls at 60 and 80 % of the epochs, and SGD is
+Nesterov's, as theirs; they step the scheduler before an epoch, so their falls come an epoch earlier.
 """
 
 from __future__ import annotations

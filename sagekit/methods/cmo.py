@@ -1,16 +1,18 @@
 """CMO (Park et al. 2022): CutMix whose background is any image and whose patch comes from a sampler that favours the tail.
 
-    x      = background x_1, with the box of x_2 pasted in at the same place; its side is sqrt(1 - l) of the image's, its centre
-             uniform, clipped at the border;  l ~ Beta(1, 1), then l := the kept share of x_1
+    x      = background x_1 with a box of x_2 pasted in at the same place
+    box      sides of sqrt(1 - l) of the image's, l ~ Beta(1, 1); its centre is uniform over the image, the border clips it;
+             then l := the share of x_1 that is left
     loss   = l L(z, y_1) + (1 - l) L(z, y_2)
-    with probability 1/2 a batch, from the fourth epoch to the fourth last; L(z, y_1) otherwise
+    with probability 1/2 a batch, in epochs 3 < e < T - 3 (e = 0..T-1); L(z, y_1) otherwise
 
 It believes that head images are rich in context and tail images in what a class is: pasting the one into the other makes new
 tail images.
 
 Where paper and code differ, and what we do: the authors hand 1 / n_y for each image to a weighted sampler, so patches are
-class-balanced and not inverse to the counts, as the paper's q(1, k) reads; we follow the code. One l and one box a batch, as
-theirs.
+class-balanced and not inverse to the counts, as the paper's q(1, k) reads; we follow the code. There is one l and one box a
+batch, and the box's sides are even numbers of pixels, as theirs. L is CE unless ``loss`` says another: the published row's is
+LDAM-DRW by our memory, its source does not say.
 """
 
 from __future__ import annotations
@@ -44,9 +46,8 @@ class CMO(Scratch):
 
     class Settings(Scratch.Settings):
         mix_probability: float = Field(0.5, ge=0, le=1, description="of a batch to be mixed (authors' code)")
-        plain_epochs: int = Field(3, ge=0, description="at the start and at the end without mixing (authors' code)")
+        plain_epochs: int = Field(3, ge=0, description="q; mixes in epochs q < e < epochs - q (authors' code)")
 
-    needs = "scratch"
     paper = "Park et al., The Majority Can Help the Minority: Context-rich Minority Oversampling, CVPR 2022"
 
     @classmethod
@@ -69,7 +70,8 @@ class CMO(Scratch):
 def paste(back: Tensor, front: Tensor, share: float, y: float, x: float) -> tuple[Tensor, float]:
     """``back`` (B, 3, H, W) with a box of ``front``, and the share of ``back`` that is left.
 
-    ``share`` in 0..1 is l before clipping, (``y``, ``x``) in 0..1 the box's centre. Beta(1, 1) is uniform.
+    ``share`` in 0..1 is l before clipping, (``y``, ``x``) in 0..1 the box's centre, its pixel rounded down. Beta(1, 1) is
+    uniform.
     """
     height, width = back.shape[-2:]
     half_h, half_w = (int(side * (1 - share) ** 0.5) // 2 for side in (height, width))

@@ -9,7 +9,7 @@ It believes that long-tailed images give good features and a bad classifier: onl
 Where paper and code differ, and what we do: "frozen" in the authors' code leaves BatchNorm in training mode in stage 2, so its
 running statistics move to the balanced sampling and the classifier sees batch statistics; we follow (``norms``). Their stage 2
 calls the scheduler before the epoch, so the last epoch's rate is 0; ours is that of a cosine over epochs 0..E-1. The paper has
-no CIFAR: the numbers there are a third party's, with 30 epochs in stage 2.
+no CIFAR: the numbers there are a third party's, whose stage 2 is 30 epochs of another sampler, weight decay and schedule.
 """
 
 from __future__ import annotations

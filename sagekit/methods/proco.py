@@ -19,7 +19,7 @@ random direction in the authors' code (it practically never happens). log I_v is
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..data.batches import Batch
-from ..data.views import sim, strong
+from ..data.views import RECIPES, sim
 from ..losses import named
 from ..losses.contrast import DIMENSION, Statistics
 from ..networks.heads import Features, Logits, accuracy, head
@@ -55,6 +55,8 @@ class ProCo(Method):
         drop_last: bool = Field(True, description="leave out an epoch's last, incomplete batch (authors' code)")
         lr: float = Field(0.3, gt=0, description="authors' code")
         decay: float = Field(0.1, gt=0, le=1, description="the rate's factor after 80 % and again after 90 % (authors' code)")
+        view: Literal["crop", "shift", "strong", "sim", "sim_blur"] = Field(
+            "strong", description="the classifier's; the contrast's two are sim (authors' code)")
         temperature: float = Field(0.1, gt=0, description="t (authors' code)")
         hidden: int = Field(512, ge=1, description="width of the projection's hidden layer (authors' code)")
         gamma: float = Field(0.0, ge=0, le=1, description="the paper's compensation factor, Eq 21-22; 0: none")
@@ -74,7 +76,7 @@ class ProCo(Method):
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
-        return [settings.stage(views=(strong, sim, sim))]
+        return [settings.stage(views=(RECIPES[settings.view], sim, sim))]
 
     def start_epoch(self, now: Now) -> None:
         self.statistics.start_epoch()
@@ -84,7 +86,7 @@ class ProCo(Method):
         loss = named("la", self.counts, gamma=self.settings.gamma)
         feature = self.net(torch.cat(batch.views))  # one forward of 3B, as theirs: BatchNorm sees all views together
         z = self.head_of(Features(feature[: len(labels)])).z
-        projected = F.normalize(self.projection(feature).float(), dim=-1).chunk(3)
+        projected = F.normalize(self.projection(feature).to(self.statistics.means), dim=-1).chunk(3)
         contrast = torch.zeros((), device=z.device)
         for view in projected[1:]:
             self.statistics.update(view, labels)

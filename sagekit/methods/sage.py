@@ -1,4 +1,5 @@
-"""Sage: LIFT with an adapter that the classes' text guides, a compensation factor in the loss, and feature interchange.
+"""Sage (the paper of this kit): LIFT with an adapter that the classes' text guides, a compensation factor in the loss, and
+feature interchange.
 
     w_bar = (1/C) sum_i w_i,   f_v = LN(f~),   f_t = LN(w_bar)
     Eq 7   f_vt  = (f_t W_proj) * f_v

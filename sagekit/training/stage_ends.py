@@ -2,7 +2,7 @@
 
 A file of the cache is named by a hash of all that its content depends on: the stage (what it computes, its samplers, views,
 optimizer, rate, epochs), the tensors it trains, the network, data and view settings, the training images, the seed, the
-precision, the device's kind, the number of processes, and the versions of sagekit and torch. ``share_stages=false`` leaves it
+precision, the device's kind, and the versions of sagekit and torch. ``share_stages=false`` leaves it
 alone.
 """
 
@@ -22,21 +22,22 @@ from ..config import WHERE, Config
 from ..data.datasets import DataSet
 from ..devices import precision
 from ..errors import UserError
-from ..files import load_tensors, save_tensors
+from ..files import load_tensors, save_tensors, write_text
 from ..methods import Method, Stage
 from ..networks.frozen import cache_folder
 from ..version import VERSION
 
 
 def place(config: Config, stage: Stage, number: int, model: Method, data: DataSet, accelerator: Accelerator) -> Path | None:
-    """Where the end of ``stage`` lies or will lie; None where it is not shared (a later stage starts from the earlier ones)."""
-    if number or not config.machine.share_stages:
+    """Where the end of ``stage`` lies or will lie; None where it is not shared: a later stage starts from the earlier ones, and
+    several processes would have to agree on what is there."""
+    if not stage.shared or number or not config.machine.share_stages or accelerator.num_processes > 1:
         return None
     settings = {key: value for part in (config.data, config.network, config.views)
                 for key, value in part.model_dump(mode="json").items() if key not in WHERE}
     said = [stage.shared, _described(stage), settings, config.seed, {n: list(t.shape) for n, t in _own(model, stage).items()},
-            precision(config.machine, accelerator.device), config.machine.accumulate, accelerator.device.type,
-            accelerator.num_processes, VERSION, torch.__version__]
+            precision(config.machine, accelerator.device), config.machine.accumulate, accelerator.device.type, VERSION,
+            torch.__version__]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     digest.update(data.train.labels.numpy().tobytes())
     if data.train.images is not None:
@@ -78,8 +79,6 @@ def read(path: Path, model: Method) -> list[dict[str, float]] | None:
 
 def write(path: Path, model: Method, stage: Stage, history: list[dict[str, float]]) -> None:
     """Keep the end of ``stage``. Does nothing where the disk is full or forbidden."""
-    from ..files import write_text
-
     with contextlib.suppress(UserError, OSError):
         write_text(path.with_suffix(".json"), json.dumps(history))
         save_tensors(path, _own(model, stage))

@@ -131,43 +131,43 @@ def _check(config: Config, data: DataSet, processes: int) -> None:
 
 def _fit(run: Run, model: Method, data: DataSet, config: Config, accelerator: Accelerator, show: bool) -> None:
     """The stages and epochs that are still to do."""
-    stages = config.stages
     content = _read_state(run)
     state = State() if content is None else State(content["epoch"], content["history"])
-    progress = bar(total=config.epochs, what=config.method, initial=state.epoch, show=show and accelerator.is_main_process)
+    parts = accelerator.num_processes * config.machine.accumulate
+    steps = [steps_per_epoch(len(data.train), stage, parts) for stage in config.stages for _ in range(stage.epochs)]
+    progress = bar(total=sum(steps), what=config.method, initial=sum(steps[: state.epoch]),
+                   show=show and accelerator.is_main_process)
     loop = _Loop(run, model, data, config, accelerator, progress)
     before = 0
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(config.stages):
         torch.manual_seed(config.seed + number)
         model.start_stage(number)
         model.to(accelerator.device)
-        end = before + stage.epochs
-        if state.epoch < end or (number == len(stages) - 1 and content is not None):
-            state = _stage(loop, number, stage, before, state, content)
-            content = None
-        before = end
+        here = content if content is not None and content["stage"] == number else None
+        if here is not None:
+            model.load_trained(here["trained"], str(run.path / "state.pt"))
+        if state.epoch < before + stage.epochs:
+            state = _stage(loop, number, stage, before, state, None if here is None else here["optimizer"])
+        before += stage.epochs
     progress.close()
 
 
-def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, content: dict[str, Any] | None) -> State:
+def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, optimizer_state: dict[str, Any] | None) -> State:
     """The epochs of one stage that are still to do, or its end from the cache."""
     model, accelerator, config = loop.model, loop.accelerator, loop.config
-    named = _trained_in(model, stage, config.method, number)
-    optimizer = stage.optimizer(named)
-    if content is not None:
-        model.load_trained(content["trained"], str(loop.run.path / "state.pt"))
-        if content["stage"] == number:
-            optimizer.load_state_dict(content["optimizer"])
+    optimizer = stage.optimizer(_trained_in(model, stage, config.method, number))
+    if optimizer_state is not None:
+        optimizer.load_state_dict(optimizer_state)
     end = before + stage.epochs
-    place = stage_ends.place(config, stage, number, model, loop.data, accelerator) if stage.shared else None
+    place = stage_ends.place(config, stage, number, model, loop.data, accelerator)
     if place is not None and state.epoch == before and (found := stage_ends.read(place, model)) is not None:
         state = State(end, [*state.history, *found])
-        loop.progress.update(stage.epochs)
+        loop.progress.update(stage.epochs * steps_per_epoch(len(loop.data.train), stage, loop.parts))
         if accelerator.is_main_process:
             loop.run.log(f"stage {number + 1}: taken from the cache, where another run left it ({place.name})")
             loop.run.write_history(state.history)
             _write_state(loop.run, model, optimizer, state, number)
-    wrapped = accelerator.prepare_model(model) if state.epoch < end else model
+    wrapped = accelerator.prepare_model(model)
     while state.epoch < end:
         row = _epoch(loop, wrapped, optimizer, stage, number, state.epoch, before)
         state = State(state.epoch + 1, [*state.history, row])
@@ -227,7 +227,7 @@ def _epoch(loop: _Loop, wrapped: nn.Module, optimizer: torch.optim.Optimizer, st
         optimizer.zero_grad()
         model.after_step()
         steps += 1
-        loop.progress.update(1 / total)
+        loop.progress.update()
         if steps % 10 == 0:
             loop.progress.set_postfix(loss=f"{sums.finite_loss():.3f}", lr=f"{lr:.1e}")
     sums.finite_loss()
