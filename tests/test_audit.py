@@ -5,10 +5,9 @@ import reference
 import torch
 from conftest import shaken
 
-from sagekit import AdaptFormer, Config, Model, SGAdapter, losses
+from sagekit import AdaptFormer, Config, SGAdapter, build_model, losses
 from sagekit.networks.adapters import count, default_bottleneck
 from sagekit.paper import CLASSES, MEBI, MEGA, TABLE_8, TABLE_12
-from sagekit.training.train import optimizer_for, set_learning_rate
 
 Z = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -66,13 +65,12 @@ def test_finding_5_the_gate_moves_as_a_vector_with_a_learning_rate_multiplied_by
 
 def test_finding_5_the_trainer_gives_the_vector_gate_that_rate(backbone):
     config = Config.preset("mini", gate="vector", lr=0.01)
-    model = Model(backbone, torch.randn(48, backbone.width), config)
-    optimizer = optimizer_for(model, config)
-    set_learning_rate(optimizer, 0.01)
-    gates = optimizer.param_groups[1]
+    model = build_model(config, None, backbone)
+    rest, gates = config.stages[0].optimizer(model.trained()).param_groups
     assert len(gates["params"]) == backbone.layers
-    assert gates["lr"] == pytest.approx(0.01 * (backbone.width + 1))
-    assert gates["lr"] * gates["weight_decay"] == pytest.approx(0.01 * config.weight_decay)
+    assert all(any(p is adapter.gate for p in gates["params"]) for adapter in model.net.adapters)
+    assert (rest["rate"], gates["rate"]) == (1, backbone.width + 1)
+    assert gates["rate"] * gates["weight_decay"] == pytest.approx(rest["weight_decay"]) == config.settings.weight_decay
 
 
 def sage_parameters(classes: int, gate: str = "projection") -> int:

@@ -14,10 +14,10 @@ NAMES = ["plain circle", "striped star"]
 
 @torch.no_grad()
 def test_first_block_by_hand():
-    model = shaken(build_model(small(), NAMES, load_backbone(small())))
+    model = shaken(build_model(small(), NAMES, load_backbone(small().network)))
     frame = alignment.cosines(model, IMAGES)
     assert frame["block"].tolist() == [1, 2, 3, 4, 5, 6]
-    net, adapter = model.backbone, model.adapters[0]
+    net, adapter = model.net.backbone, model.net.adapters[0]
     tokens = adapter.norm(net.attend(0, net.embed(IMAGES))).flatten(0, 1)
     f_t = adapter.norm(model.guidance())
     plain = torch.stack([F.cosine_similarity(f_t, t, dim=0) for t in tokens]).mean()
@@ -26,7 +26,7 @@ def test_first_block_by_hand():
 
 
 def test_without_a_projection_both_are_the_same():
-    model = build_model(small(gate="text"), NAMES, load_backbone(small()))
+    model = build_model(small(gate="text"), NAMES, load_backbone(small().network))
     frame = alignment.cosines(model, IMAGES.float())
     assert frame["plain"].tolist() == pytest.approx(frame["projected"].tolist(), abs=1e-6)
 
@@ -36,8 +36,9 @@ def test_a_planted_alignment(backbone):
     model = build_model(small(gate="vector"), NAMES, backbone)
     images = IMAGES[:1].float()
     with torch.no_grad():
-        tokens = model.adapters[0].norm(backbone.attend(0, backbone.embed(images)))[0]
-        model.adapters[0].gate.copy_(F.normalize(tokens, dim=-1).mean(0))
+        adapter = model.net.adapters[0]
+        tokens = adapter.norm(backbone.attend(0, backbone.embed(images)))[0]
+        adapter.gate.copy_(F.normalize(tokens, dim=-1).mean(0))
     row = alignment.cosines(model, images).iloc[0]
     assert row["projected"] > row["plain"] + 0.2
 

@@ -13,14 +13,15 @@ NAMES = ["plain circle", "striped star"]
 
 
 def model_of(method="sage", **changes):
-    return shaken(build_model(small(method, **changes), NAMES, load_backbone(small())))
+    return shaken(build_model(small(method, **changes), NAMES, load_backbone(small().network)))
 
 
-@pytest.mark.parametrize(("frozen", "changes"), [(True, {}), (False, {}), (False, {"module": "vpt-deep", "prompts": 3})])
-def test_weights_give_the_block_s_own_attention(frozen, changes):
+@pytest.mark.parametrize(("frozen", "method", "changes"), [
+    (True, "sage", {}), (False, "sage", {}), (False, "lift", {"module": "vpt-deep", "prompts": 3})])
+def test_weights_give_the_block_s_own_attention(frozen, method, changes):
     """Weights times values, joined and projected, is what the block computes without showing weights."""
-    model = model_of(**changes)
-    net, tokens = model.backbone, model.backbone.embed(IMAGES)
+    model = model_of(method, **changes)
+    net, tokens = model.net.backbone, model.net.backbone.embed(IMAGES)
     weights = net.attention_weights(0, tokens)
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
     attn, d = net.blocks[0].attn, net.width
@@ -44,7 +45,7 @@ def test_the_tuned_branch_moves_from_block_2_on():
 
 def test_open_clip_s_own_weights():
     """The block's attention module, asked for its weights, gives the same maps."""
-    net = load_backbone(small()).double()
+    net = load_backbone(small().network).double()
     tokens = net.embed(IMAGES)
     x = net.blocks[0].ln_1(tokens)
     theirs = net.blocks[0].attn(x, x, x, need_weights=True, average_attn_weights=False)[1]

@@ -16,12 +16,12 @@ def full(tmp_path_factory, backbone):
     """Zero-shot and one whole LIFT run of the mini preset."""
     folder, data = tmp_path_factory.mktemp("full"), sk.load_data(DataSettings())
     runs = {m: sk.train(sk.Config.preset("mini", m), folder / m, data=data, backbone=backbone, show=False)
-            for m in ("zero-shot", "lift")}
+            for m in ("zero_shot", "lift")}
     return {m: run.metrics["results"]["single"] for m, run in runs.items()}
 
 
 def test_zero_shot_is_neither_hopeless_nor_solved(full):
-    assert 0.35 <= full["zero-shot"]["all"]["accuracy"] <= 0.65
+    assert 0.35 <= full["zero_shot"]["all"]["accuracy"] <= 0.65
 
 
 def test_lift_is_between_70_and_92_percent(full):
@@ -30,7 +30,7 @@ def test_lift_is_between_70_and_92_percent(full):
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_lift_is_above_zero_shot_in_every_group(full, group):
-    zero_shot, lift = (full[m]["groups"]["own"][group]["accuracy"] for m in ("zero-shot", "lift"))
+    zero_shot, lift = (full[m]["groups"]["own"][group]["accuracy"] for m in ("zero_shot", "lift"))
     assert lift > zero_shot
 
 
@@ -44,4 +44,4 @@ def test_features_are_better_than_zero_shot(backbone, full):
     train_x, test_x = (F.normalize(torch.cat([backbone.features(part) for part in x.split(500)]), dim=1)
                        for x in (images, test.images))
     probe = LogisticRegression(C=100, max_iter=500).fit(train_x.numpy(), labels)
-    assert probe.score(test_x.numpy(), test.labels) > full["zero-shot"]["all"]["accuracy"] + 0.10
+    assert probe.score(test_x.numpy(), test.labels) > full["zero_shot"]["all"]["accuracy"] + 0.10

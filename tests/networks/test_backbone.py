@@ -20,7 +20,7 @@ def test_blocks_one_by_one_are_open_clip_s_encoder(backbone):
 
 @torch.no_grad()
 def test_vit_b_16_blocks_are_open_clip_s_encoder():
-    net = load_backbone(Config.preset("cifar100-lt-100", pretrained="random"))
+    net = load_backbone(Config.preset("cifar100-lt-100", pretrained="random").network)
     images = torch.rand(1, 3, 224, 224)
     theirs = net.clip.encode_image((images - net.mean) / net.std)
     torch.testing.assert_close(net.features(images) @ net.visual.proj, theirs, atol=1e-4, rtol=1e-4)
@@ -30,7 +30,7 @@ def test_vit_b_16_blocks_are_open_clip_s_encoder():
 
 @torch.no_grad()
 def test_padding_after_the_longest_prompt_is_left_out():
-    net = load_backbone(Config.preset("cifar100-lt-100", pretrained="random"))
+    net = load_backbone(Config.preset("cifar100-lt-100", pretrained="random").network)
     prompts = ["a photo of a cat!", "a sketch of a great white shark in a tank."]
     theirs = net.clip.encode_text(net.tokenizer(prompts), normalize=True).mean(0) @ net.visual.proj.T
     ours = net.text_features(["x"], prompts)[0]
@@ -61,7 +61,7 @@ def test_quick_gelu_by_silu_is_open_clip_s_mlp():
 
 
 def test_random_weights_are_the_same_ones_again():
-    config = Config.preset("cifar100-lt-100", backbone="ViT-B-32-quickgelu", pretrained="random")
+    config = Config.preset("cifar100-lt-100", backbone="ViT-B-32-quickgelu", pretrained="random").network
     before = torch.get_rng_state()
     a, b = (load_backbone(config).clip.state_dict() for _ in range(2))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -101,7 +101,7 @@ def test_other_towers_say_why_not(name, reason):
 ])
 def test_wrong_backbones_are_one_line(changes, message):
     with pytest.raises(UserError, match=message):
-        load_backbone(Config.preset("cifar100-lt-100", **changes))
+        load_backbone(Config.preset("cifar100-lt-100", **changes).network)
 
 
 def test_no_network_and_no_weights(monkeypatch, tmp_path):
@@ -112,7 +112,7 @@ def test_no_network_and_no_weights(monkeypatch, tmp_path):
 
     monkeypatch.setattr(open_clip, "create_model", offline)
     with pytest.raises(UserError, match=r"could not be downloaded.*--set weights=FILE"):
-        load_backbone(Config.preset("cifar100-lt-100"))
+        load_backbone(Config.preset("cifar100-lt-100").network)
 
 
 def test_local_weights_as_safetensors_and_state_dict(tmp_path, backbone):
@@ -121,20 +121,20 @@ def test_local_weights_as_safetensors_and_state_dict(tmp_path, backbone):
     save_file(state, tmp_path / "w.safetensors")
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "w.pt")
     for name in ("w.safetensors", "w.pt"):
-        assert load_backbone(small(weights=tmp_path / name)).clip.logit_scale.item() == 1.25
+        assert load_backbone(small(weights=tmp_path / name).network).clip.logit_scale.item() == 1.25
 
 
 def test_weights_of_another_architecture(tmp_path):
     save_file({"visual.proj": torch.zeros(3, 3)}, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="does not fit mini"):
-        load_backbone(small(weights=tmp_path / "w.safetensors"))
+        load_backbone(small(weights=tmp_path / "w.safetensors").network)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
 def test_damaged_weights(tmp_path, name):
     (tmp_path / name).write_bytes(mini.WEIGHTS.read_bytes()[:5000])
     with pytest.raises(UserError, match=f"{name} is damaged|{name} holds more"):
-        load_backbone(small(weights=tmp_path / name))
+        load_backbone(small(weights=tmp_path / name).network)
 
 
 def test_text_average_with_and_without_normalising_each(backbone):

@@ -41,23 +41,29 @@ def predicted(backbone, split, ensembling=False, method="classifier", **settings
     return predict(sk.build_model(config, None, backbone), split, config, Accelerator(cpu=True), ensembling, show=False)
 
 
+def place(backbone, split, ensembling=False, **settings):
+    """Where it is kept."""
+    config = small(**settings)
+    return frozen.place(backbone, split, config.views, config.machine, CPU, ensembling)
+
+
 def features(backbone, split, ensembling=False, method="classifier", **settings):
     """What is kept of ``split``."""
     predicted(backbone, split, ensembling, method, **settings)
-    return frozen.read(frozen.place(backbone, split, small(method, **settings), CPU, ensembling), len(split))
+    return frozen.read(place(backbone, split, ensembling, **settings), len(split))
 
 
 def test_they_are_the_backbone_s(folder, backbone, split):
     one, five = (features(backbone, split, ensembling) for ensembling in (False, True))
     assert (one.shape, five.shape) == ((20, 1, 128), (20, 5, 128))
-    torch.testing.assert_close(one[:, 0], backbone.features(centre_view(split.images, 48, small())))
-    for v, crop in enumerate(five_crops(split.images, 48, small())):
+    torch.testing.assert_close(one[:, 0], backbone.features(centre_view(split.images, 48, small().views)))
+    for v, crop in enumerate(five_crops(split.images, 48, small().views)):
         torch.testing.assert_close(five[:, v], backbone.features(crop))
     assert len(list(folder.glob("images-*"))) == 2
 
 
 def test_of_image_files_too(folder, backbone, photos):
-    pixels, _ = single_views(photos, small(), 48)
+    pixels, _ = single_views(photos, small().views, 48)
     torch.testing.assert_close(features(backbone, photos)[:, 0], backbone.features(pixels))
 
 
@@ -65,7 +71,7 @@ def test_sage_and_the_zero_shot_model_keep_the_same(folder, backbone, split):
     first = features(backbone, split, method="sage")
     (file,) = folder.glob("images-*")
     file.unlink()
-    torch.testing.assert_close(features(backbone, split, method="zero-shot"), first)
+    torch.testing.assert_close(features(backbone, split, method="zero_shot"), first)
 
 
 def test_the_second_call_reads_the_file(folder, backbone, split, photos, monkeypatch):
@@ -91,6 +97,13 @@ def test_another_image_view_or_weight_is_another_file(folder, backbone, split, p
     photos.paths[0].write_bytes(photos.paths[1].read_bytes())
     features(backbone, photos)
     assert len(list(folder.glob("images-*"))) == 6
+
+
+@pytest.mark.parametrize("attribute", ["mean", "std"])
+def test_another_normalisation_of_pixels_is_another_file(folder, backbone, attribute):
+    other = copy.deepcopy(backbone)
+    getattr(other, attribute).add_(0.1)
+    assert place(other, SPLIT) != place(backbone, SPLIT)
 
 
 def test_a_damaged_file_is_made_again(folder, backbone, split):
@@ -132,7 +145,7 @@ def test_texts_are_the_backbone_s_and_are_kept(folder, backbone, monkeypatch):
     twin.name = "mini-quickgelu"  # the same weights under another activation
     frozen.text_features(twin, names, templates, True)
     assert len(list(folder.glob("text-*"))) == 6
-    assert frozen.place(twin, SPLIT, small(), CPU, False) != frozen.place(backbone, SPLIT, small(), CPU, False)
+    assert place(twin, SPLIT) != place(backbone, SPLIT)
 
 
 def test_half_of_the_images_is_not_kept(folder, split):
@@ -152,7 +165,7 @@ def test_a_missing_photo_is_one_line(folder, backbone, photos):
 
 
 @pytest.mark.parametrize("ensembling", [False, True])
-@pytest.mark.parametrize("method", ["sage", "classifier", "zero-shot"])
+@pytest.mark.parametrize("method", ["sage", "classifier", "zero_shot"])
 def test_predictions_do_not_change_by_it(folder, runs, data, backbone, method, ensembling):
     model = sk.load_model(runs[method], data.class_names, backbone)
     computed, found = (predict(model, data.test, runs[method].config, Accelerator(cpu=True), ensembling, show=False)

@@ -9,10 +9,12 @@ from conftest import small
 
 import sagekit as sk
 from sagekit import Run, UserError
+from sagekit.devices import precision
 from sagekit.networks import mini
 from sagekit.runs.listing import problem
 from sagekit.studies.summary import paired
 from sagekit.training.evaluate import likeliest, predict
+from sagekit.training.fold import fold_run
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def test_five_crops_are_the_mean_of_five_logits(copy, data, backbone):
 
     model = sk.load_model(copy, data.class_names, backbone).eval()
     with torch.no_grad():
-        mean = torch.stack([model(c).prediction for c in five_crops(data.test.images[:5], 48, copy.config)]).mean(0)
+        mean = torch.stack([model.logits(c).prediction for c in five_crops(data.test.images[:5], 48, copy.config.views)]).mean(0)
     stored = torch.from_numpy(copy.predictions("five_crops").logits[:5])
     torch.testing.assert_close(stored.softmax(1), mean.softmax(1), atol=2e-3, rtol=0)
 
@@ -41,7 +43,7 @@ def test_stored_predictions_are_the_model_s(copy, data, backbone):
     """Half precision, shifted by each image's maximum, keeps every probability to a thousandth."""
     model = sk.load_model(copy, data.class_names, backbone).eval()
     with torch.no_grad():
-        logits = model(data.test.images[:50]).prediction
+        logits = model.logits(data.test.images[:50]).prediction
     stored = torch.from_numpy(copy.predictions().logits[:50])
     torch.testing.assert_close(stored.softmax(1), logits.softmax(1), atol=1e-3, rtol=0)
 
@@ -62,9 +64,51 @@ def test_a_run_of_other_classes_is_refused(copy, data):
         sk.load_model(copy, data.class_names[:3])
 
 
-def test_another_backbone_is_refused(copy):
+def test_another_backbone_is_refused(copy, data):
     with pytest.raises(UserError, match="trained on the backbone 'mini', not on 'ViT-B-32'"):
-        sk.evaluate(copy, show=False, backbone="ViT-B-32", pretrained="random")
+        sk.load_model(copy, data.class_names, config=copy.config.changed(backbone="ViT-B-32", pretrained="random"))
+
+
+@pytest.mark.parametrize("foreign", [{"test_resize": 64}, {"backbone": "ViT-B-32"}, {"data_seed": 1}, {"precision": "bf16"},
+                                     {"templates": 1}, {"nonsense": 1}])
+def test_what_would_be_measured_cannot_be_changed(copy, foreign):
+    before = {path.name: path.read_bytes() for path in copy.path.iterdir()}
+    with pytest.raises(UserError, match=f"'{next(iter(foreign))}' would change what is measured") as error:
+        sk.evaluate(copy, show=False, **foreign)
+    assert "\n" not in str(error.value)
+    assert before == {path.name: path.read_bytes() for path in copy.path.iterdir()}
+
+
+def test_this_machine_s_settings_may_differ(copy):
+    before = copy.metrics["results"]
+    assert sk.evaluate(copy, show=False, device="cpu", workers=0)["results"] == before
+
+
+def test_stored_five_crops_stay_unless_they_are_turned_off(copy):
+    first = sk.evaluate(copy, ensembling=True, show=False)["results"]
+    assert sk.evaluate(copy, show=False)["results"] == first
+    assert copy.predictions("five_crops").z.shape == copy.predictions().z.shape
+    assert sk.evaluate(copy, ensembling=False, show=False)["results"].keys() == {"single"}
+
+
+def test_the_record_says_with_what_it_was_measured(copy):
+    assert copy.metrics["versions"] == {"sagekit": sk.__version__, "method": sk.methods.load("sage").version,
+                                        "torch": torch.__version__}
+    assert copy.metrics["precision"] == precision(copy.config.machine, torch.device("cpu"))
+    assert copy.metrics["folded"] is False
+    fold_run(copy.path)
+    assert sk.evaluate(copy, folded=True, show=False)["folded"] is True
+    assert sk.evaluate(copy, show=False)["folded"] is False
+
+
+def test_a_run_of_the_old_format_is_one_line(copy):
+    path = copy.path / "config.yaml"
+    first, rest = path.read_text().split("\n", 1)
+    assert first == "format: 2"
+    path.write_text(rest + "compensation: true\nmodule: sg\n")
+    with pytest.raises(UserError, match="has run format 1 and this sagekit reads 2; train the run again") as error:
+        sk.evaluate(copy.path, show=False)
+    assert "\n" not in str(error.value)
 
 
 def test_the_backbone_s_weights_may_lie_elsewhere(copy, tmp_path):
@@ -80,9 +124,9 @@ def test_folded_weights_that_are_missing(copy):
 
 def test_parameters_are_counted(runs, backbone):
     assert runs["sage"].metrics["trainable_parameters"] == {
-        "module": sum(p.numel() for n, p in runs["sage"].weights().items() if n.startswith("adapters")),
-        "classifier": 48 * 128, "fit": 2}
-    assert sum(runs["zero-shot"].metrics["trainable_parameters"].values()) == 0
+        "net": sum(p.numel() for n, p in runs["sage"].weights().items() if n.startswith("net.adapters")),
+        "head": 48 * 128, "s_v": 1, "s_t": 1}
+    assert sum(runs["zero_shot"].metrics["trainable_parameters"].values()) == 0
 
 
 def test_very_many_classes_are_stored_in_part(copy, monkeypatch):
@@ -114,7 +158,7 @@ def test_the_likeliest_classes_of_an_image(runs, data, backbone):
     images = data.test.images[:3] / 255
     table = likeliest(model, images, data.class_names, 2)
     assert table["image"].tolist() == [0, 0, 1, 1, 2, 2]
-    chances = model(images).prediction.softmax(-1)
+    chances = model.logits(images).prediction.softmax(-1)
     assert table["class"][::2].tolist() == [data.class_names[c] for c in chances.argmax(1)]
     assert table["probability"][::2].tolist() == pytest.approx(chances.max(1).values.tolist())
     assert (table["probability"][::2].to_numpy() >= table["probability"][1::2].to_numpy()).all()

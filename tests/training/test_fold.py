@@ -7,8 +7,10 @@ import torch
 
 import sagekit as sk
 from sagekit import Run, UserError
+from sagekit.cli import main
 from sagekit.data.batches import single_views
-from sagekit.training.fold import export_onnx, fold_run
+from sagekit.training.export import export_onnx
+from sagekit.training.fold import fold_run
 
 
 def test_a_folded_run_predicts_the_same(runs, tmp_path):
@@ -21,12 +23,20 @@ def test_a_folded_run_predicts_the_same(runs, tmp_path):
     before = Run(path).metrics["results"]["single"]["all"]["accuracy"]
     metrics = sk.evaluate(str(path), folded=True, show=False)
     assert metrics["results"]["single"]["all"]["accuracy"] == pytest.approx(before, abs=0.006)  # one image of 192
-    assert metrics["trainable_parameters"]["module"] == result.after
+    assert metrics["trainable_parameters"]["net"] == result.after
+    assert (metrics["folded"], runs["sage"].metrics["folded"]) == (True, False)
 
 
-def test_only_sage_folds(runs):
-    with pytest.raises(UserError, match="only a model with SG-Adapters"):
-        fold_run(runs["lift"].path)
+@pytest.mark.parametrize("method", ["lift", "classifier", "zero_shot"])
+def test_only_sage_folds(runs, method):
+    with pytest.raises(UserError, match=rf"a run of {method}, which has no SG-Adapters to fold; sage has\.$"):
+        fold_run(runs[method].path)
+
+
+def test_the_command_says_so_with_onnx_too(runs, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["fold", str(runs["lift"].path), "--onnx"])
+    assert capsys.readouterr().err == f"sagekit: {runs['lift'].path} is a run of lift, which has no SG-Adapters to fold; sage has.\n"
 
 
 def test_a_folder_that_is_no_run(tmp_path):
@@ -41,11 +51,11 @@ def test_onnx_runtime_answers_with_the_same_classes(runs, tmp_path, data):
         export_onnx(path)
     fold_run(path)
     file = export_onnx(path)
-    pixels, _ = single_views(data.test, Run(path).config, 48)
+    pixels, _ = single_views(data.test, Run(path).config.views, 48)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     answers = np.concatenate([session.run(None, {"images": part.numpy()})[0] for part in pixels.split(50)])
     with torch.no_grad():
-        expected = sk.load_model(Run(path), data.class_names, folded=True).eval()(pixels).prediction.numpy()
+        expected = sk.load_model(Run(path), data.class_names, folded=True).eval().logits(pixels).prediction.numpy()
     np.testing.assert_array_equal(answers.argmax(1), expected.argmax(1))
     np.testing.assert_allclose(answers, expected, atol=1e-3)
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == data.class_names

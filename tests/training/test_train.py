@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from conftest import SMALL, small, write_images
 import sagekit as sk
 from sagekit import UserError
 from sagekit.data.batches import train_batches
-from sagekit.data.photos import train_view
+from sagekit.data.photos import train_views
+from sagekit.losses.difficulty import ClassAccuracy
 
 trainer = sys.modules["sagekit.training.train"]  # the module: sagekit.train itself is the function
 
@@ -26,14 +28,15 @@ def test_algorithm_1_by_hand(tmp_path, backbone, data):
     config = small(epochs=2, precision="fp32")
     run = sk.train(config, tmp_path / "run", data=data, backbone=backbone, show=False)
     model = sk.build_model(config, data.class_names, backbone)
-    counts = torch.from_numpy(data.class_counts)
+    counts, s = torch.from_numpy(data.class_counts), config.settings
+    (stage,), cpu = config.stages, torch.device("cpu")
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0, momentum=0.9, weight_decay=5e-4)
     for epoch, share in enumerate((1.0, 0.5)):  # the cosine at epoch 0 and 1 of 2
-        optimizer.param_groups[0]["lr"] = config.lr * share
-        for images, labels in train_batches(data.train, config, 48, epoch, torch.device("cpu")):
-            z = model(images)
-            terms = [sk.losses.compensated(x, labels, counts, config.gamma, config.mu) for x in z[:4]]
-            loss = terms[0] + config.lambda_1 * terms[1] + config.lambda_2 * terms[2] + config.lambda_3 * terms[3]
+        optimizer.param_groups[0]["lr"] = s.lr * share
+        for (batch,) in train_batches(data.train, stage, config.views, 48, config.seed, epoch, cpu):
+            z = model.logits(batch.views[0])
+            terms = [sk.losses.compensated(x, batch.labels, counts, s.gamma, s.mu) for x in z]
+            loss = terms[0] + s.lambda_1 * terms[1] + s.lambda_2 * terms[2] + s.lambda_3 * terms[3]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -79,8 +82,8 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, backbone, data, monkeypatc
 
 
 def test_accumulated_parts_are_one_batch(tmp_path, backbone, data):
-    whole, parts = (sk.train(small(accumulate=a, precision="fp32"), tmp_path / str(a), data=data, backbone=backbone, show=False)
-                    for a in (1, 4))
+    whole, parts = (sk.train(small(accumulate=a, precision="fp32", drop_last=True), tmp_path / str(a), data=data,
+                             backbone=backbone, show=False) for a in (1, 4))
     for name, value in whole.weights().items():
         torch.testing.assert_close(parts.weights()[name], value, atol=1e-4, rtol=1e-3, msg=name)
 
@@ -90,7 +93,7 @@ def test_bf16_stays_near_float32(tmp_path, backbone, data):
                   for precision in ("bf16", "fp32"))
     a, b = (r.history["loss"].iloc[0] for r in (half, full))
     assert a == pytest.approx(b, rel=0.02)
-    assert half.weights()["classifier"].dtype == torch.float32
+    assert half.weights()["head.rows"].dtype == torch.float32
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
@@ -112,7 +115,7 @@ def test_without_a_compiler_compiling_is_one_line(tmp_path, backbone, data, monk
 
 def test_vector_gate_trains(tmp_path, backbone, data):
     run = sk.train(small(gate="vector"), tmp_path / "vector", data=data, backbone=backbone, show=False)
-    assert run.weights()["adapters.0.gate"].abs().max() > 0
+    assert run.weights()["net.adapters.0.gate"].abs().max() > 0
 
 
 def test_vector_gate_follows_the_projection(tmp_path, backbone, data):
@@ -154,31 +157,47 @@ def test_divergence_stops_with_advice(tmp_path, backbone, data):
         sk.train(small("lift", lr=1e12), tmp_path / "run", data=data, backbone=backbone, show=False)
 
 
+def learning_rate(stage, epoch, share=0.0):
+    return stage.optimizer.lr * stage.rate(epoch, share, stage.epochs)
+
+
+def test_the_rates_of_a_run_are_the_schedule_s(tmp_path, data):
+    """In two stages; each counts its epochs from 0."""
+    config = small("crt", epochs=2, classifier_epochs=2, warmup_epochs=4, lr=0.04, classifier_lr=0.02)
+    run = sk.train(config, tmp_path / "run", data=data, show=False)
+    assert run.history["lr"].tolist() == pytest.approx([0.01, 0.02, 0.02, 0.01])
+    assert run.history["stage"].tolist() == [1, 1, 2, 2]
+    assert run.history["epoch"].tolist() == [1, 2, 3, 4]
+
+
 def test_schedule_by_epoch_and_by_step():
-    by_epoch, by_step = (small(epochs=4, lr=1.0, schedule=s) for s in ("epoch", "step"))
-    assert [trainer.learning_rate(by_epoch, e, 0.5) for e in range(4)] == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-6)
-    assert trainer.learning_rate(by_step, 1, 1.0) == pytest.approx(0.5)
+    by_epoch, by_step = (small(epochs=4, lr=2.0, schedule=s).stages[0] for s in ("epoch", "step"))
+    rates = [learning_rate(by_epoch, e, 0.5) for e in range(4)]
+    assert rates == pytest.approx([2, 2 * 0.853553, 1, 2 * 0.146447], abs=1e-5)
+    assert learning_rate(by_step, 1, 1.0) == pytest.approx(1)
 
 
 def test_from_scratch_the_rate_warms_up_and_falls_twice():
     """200 epochs, 5 of warm-up, times 0.01 after 160 and again after 180."""
-    config = sk.Config.preset("cifar100-lt-100", "scratch")
-    rates = {e: trainer.learning_rate(config, e) for e in (0, 3, 4, 5, 159, 160, 179, 180, 199)}
+    (stage,) = sk.Config.preset("cifar100-lt-100", "scratch").stages
+    rates = {e: learning_rate(stage, e) for e in (0, 3, 4, 5, 159, 160, 179, 180, 199)}
     assert rates == pytest.approx({0: 0.02, 3: 0.08, 4: 0.1, 5: 0.1, 159: 0.1, 160: 1e-3, 179: 1e-3, 180: 1e-5, 199: 1e-5})
 
 
 def test_the_class_accuracy_of_an_epoch_is_kept_for_the_next(tmp_path, backbone, data, monkeypatch):
-    seen, real = [], trainer.criterion
+    seen, real = [], ClassAccuracy.forward
 
-    def spy(config, counts, epoch, class_accuracy):
-        seen.append(class_accuracy)
-        return real(config, counts, epoch, class_accuracy)
+    def spy(self, logits, labels):
+        seen.append(real(self, logits, labels))
+        return seen[-1]
 
-    monkeypatch.setattr(trainer, "criterion", spy)
+    monkeypatch.setattr(ClassAccuracy, "forward", spy)
     run = sk.train(small("lift", loss="cdb", epochs=2), tmp_path / "run", data=data, backbone=backbone, show=False)
-    assert seen[0] is None
+    half = len(seen) // 2
+    assert all(known is None for known in seen[:half])
+    assert all(torch.equal(known, seen[-1]) for known in seen[half:])
     used = torch.from_numpy(data.class_counts) / len(data.train)
-    assert (seen[1] * used).sum().item() == pytest.approx(run.history["train_accuracy"].iloc[0], abs=0.05)
+    assert (seen[-1] * used).sum().item() == pytest.approx(run.history["train_accuracy"].iloc[0], abs=0.05)
 
 
 def test_a_run_survives_kill_9(tmp_path):
@@ -206,13 +225,66 @@ def test_a_run_survives_kill_9(tmp_path):
 def test_clipping_bounds_the_step(tmp_path, backbone, data):
     run = sk.train(small("classifier", clip_norm=1e-9, weight_decay=0.0), tmp_path / "run", data=data, backbone=backbone,
                    show=False)
-    start = sk.build_model(small("classifier"), data.class_names, backbone).classifier
-    torch.testing.assert_close(run.weights()["classifier"], start.detach(), atol=1e-6, rtol=0)
+    start = sk.build_model(small("classifier"), data.class_names, backbone).head.rows
+    torch.testing.assert_close(run.weights()["head.rows"], start.detach(), atol=1e-6, rtol=0)
 
 
 def test_batch_that_cannot_be_dealt_evenly(tmp_path, backbone, data):
     with pytest.raises(UserError, match="choose a multiple of 3"):
         sk.train(small(accumulate=3), tmp_path / "run", data=data, backbone=backbone, show=False)
+
+
+def test_a_batch_larger_than_the_set(tmp_path, backbone, data):
+    with pytest.raises(UserError, match=r"batch_size is 4096 and the training set has \d+ images; lower it with --set"):
+        sk.train(small("lift", batch_size=4096), tmp_path / "run", data=data, backbone=backbone, show=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_the_last_incomplete_batch_is_trained_on_unless_dropped(tmp_path, backbone, data, monkeypatch, drop_last):
+    steps = []
+    monkeypatch.setattr(sk.methods.load("classifier"), "after_step", lambda self: steps.append(1))
+    assert len(data.train) % 64
+    sk.train(small("classifier", drop_last=drop_last), tmp_path / "run", data=data, backbone=backbone, show=False)
+    assert len(steps) == len(data.train) // 64 + (not drop_last)
+
+
+def test_a_second_stage_needs_a_first(tmp_path, data):
+    with pytest.raises(UserError, match="stage 2 of crt starts from stage 1, which has 0 epochs"):
+        sk.train(small("crt", epochs=0), tmp_path / "run", data=data, show=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_that_trains_nothing(tmp_path, backbone, data, monkeypatch):
+    config = small("lift")
+    stage = replace(config.stages[0], trains="haed.")
+    monkeypatch.setattr(sk.methods.load("lift"), "stages", classmethod(lambda cls, settings: [stage]))
+    with pytest.raises(UserError, match=r"stage 1 of lift trains nothing: no parameter's name starts with 'haed\.'"):
+        sk.train(config, tmp_path / "run", data=data, backbone=backbone, show=False)
+
+
+def test_a_method_of_one_process_is_refused_in_two(data):
+    trainer._check(small("proco"), data, 1)
+    with pytest.raises(UserError, match="method proco runs in one process .*start it without accelerate"):
+        trainer._check(small("proco"), data, 2)
+
+
+def test_zero_shot_trains_nothing(runs, data, backbone):
+    run = runs["zero_shot"]
+    with pytest.raises(UserError, match="'epochs' is a setting of .*, not of zero_shot"):
+        small("zero_shot", epochs=1)
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "log.txt", "metrics.json", "predictions.npz"]
+    assert run.metrics["trainable_parameters"] == {}
+    assert len(run.history) == 0
+    fresh = sk.build_model(run.config, data.class_names, backbone).eval()
+    again = sk.load_model(run, data.class_names, backbone).eval()
+    images = data.test.images[:20] / 255
+    with torch.no_grad():
+        logits = again.logits(images).prediction
+        assert torch.equal(logits, fresh.logits(images).prediction)
+    stored = torch.from_numpy(run.predictions().logits[:20])
+    torch.testing.assert_close(stored.softmax(1), logits.softmax(1), atol=1e-3, rtol=0)
+    assert sk.train(run.config, run.path, resume=True, data=data, backbone=backbone).metrics == run.metrics
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -249,6 +321,17 @@ def test_two_processes_train_and_measure_as_one(tmp_path, backbone, data):
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=1.5 / max(1, a["images"])), group  # no head in so few images
 
 
+def test_two_processes_measure_one_network(tmp_path):
+    """BatchNorm's running statistics are each process's own until the first one's are handed out."""
+    in_processes(2, "train", "--method=scratch", "--device=cpu", f"--out={tmp_path / 'two'}", "--set=share_stages=false",
+                 *[f"--set={k}={v}" for k, v in SMALL.items()])
+    two = sk.Run(tmp_path / "two")
+    one = sk.Run(shutil.copytree(two.path, tmp_path / "one"))
+    sk.evaluate(one, show=False, device="cpu")
+    assert (one.predictions().labels == two.predictions().labels).all()
+    assert abs(one.predictions().logits - two.predictions().logits).max() < 0.02  # half precision in the file
+
+
 def test_an_uneven_tail_is_counted_once(tmp_path, runs):
     """192 images among five processes: two of them get one more than the others, and the measures stay what they were."""
     copy = sk.Run(shutil.copytree(runs["lift"].path, tmp_path / "lift"))
@@ -267,9 +350,9 @@ def test_waiting_for_images_is_measured_and_said(tmp_path, monkeypatch, backbone
 
     def slow(*arguments):
         time.sleep(0.2)
-        return train_view(*arguments)
+        return train_views(*arguments)
 
-    monkeypatch.setattr("sagekit.data.photos.train_view", slow)
+    monkeypatch.setattr("sagekit.data.photos.train_views", slow)
     config = sk.Config.preset("folder", "lift", data_root=tmp_path / "photos", backbone="mini", pretrained="", bottleneck=2,
                               epochs=1, batch_size=8, test_resize=48, ensemble_margin=6, workers=0)
     run = sk.train(config, tmp_path / "run", backbone=backbone)
