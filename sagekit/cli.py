@@ -15,37 +15,57 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
+from . import methods as all_methods
+from .config import PRESETS, Config, parse_assignments
 from .errors import UserError
+from .studies.study import STUDIES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .config import Config
     from .runs.run import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="sagekit: fine-tune a CLIP on long-tailed data, and see what each part of the method does.")
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", envvar="SAGEKIT_RUNS", help="Folder of the runs.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
+Weights = Annotated[Path | None, typer.Option(help="Local weight file of the backbone.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
+MethodName = Annotated[str, typer.Option(help=f"One of {', '.join(all_methods.names())}; see `sagekit methods`.")]
+FIGURES = [name for name in STUDIES if name.startswith("fig")]
+ROWS = [name for name in STUDIES if name not in FIGURES]
+
+
+def _changes(sets: list[str] | None, **options: Any) -> dict[str, Any]:
+    """Settings of ``--set`` and of options of their own, which may not disagree."""
+    changes = parse_assignments(sets or [])
+    for key, value in options.items():
+        if value is None:
+            continue
+        if key in changes and str(changes[key]) != str(value):
+            raise UserError(f"--{key.replace('_', '-')} {value} and --set {key}={changes[key]} disagree; leave one out.")
+        changes[key] = value
+    return changes
 
 
 @app.command()
 def demo(
     runs: RunsFolder = Path("runs"),
-    seed: Annotated[int, typer.Option(help="Seed of the three runs.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the three runs; default: 0.")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="Only print the table; open no dashboard.")] = False,
     sets: Sets = None,
 ) -> None:
     """Train zero-shot, LIFT and Sage on the embedded mini world, print head / medium / tail, and open the dashboard."""
-    from .config import parse_assignments
     from .studies.demo import demo_runs
 
-    finished = list(demo_runs(runs, seed, **parse_assignments(sets or [])).values())
+    finished = list(demo_runs(runs, **_changes(sets, seed=seed)).values())
     _print_runs(finished, "single", "own")
     if not headless:
         console.print(f"Runs are in {runs}/; `sagekit compare {finished[1].path} {finished[2].path}` tests the difference.")
@@ -69,24 +89,21 @@ def _open_dashboard(runs: Path) -> None:
 def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; default: RUNS/PRESET-METHOD-SEED.")] = None,
     preset: Annotated[str, typer.Option(help="See `sagekit presets`.")] = "mini",
-    method: Annotated[str, typer.Option(help="zero-shot, classifier, lift, sage or scratch.")] = "sage",
-    seed: Annotated[int, typer.Option(help="Random start, order and views.")] = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Local weight file of the backbone.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    method: MethodName = "sage",
+    seed: Annotated[int | None, typer.Option(help="Random start, order and views; default: 0.")] = None,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     runs: RunsFolder = Path("runs"),
     sets: Sets = None,
 ) -> None:
     """Train one run and measure it. `accelerate launch -m sagekit train ...` uses many devices."""
-    from . import Config
     from . import train as train_run
-    from .config import parse_assignments
 
-    named = {"data_root": data_root, "weights": weights, "device": device}
-    changes = {**parse_assignments(sets or []), "seed": seed} | {k: v for k, v in named.items() if v is not None}
+    changes = _changes(sets, seed=seed, data_root=data_root, weights=weights, device=device)
     config = Config.preset(preset, method, **changes)
-    run = train_run(config, out or runs / f"{preset}-{method}-{seed}", resume=resume)
+    run = train_run(config, out or runs / f"{preset}-{method}-{config.seed}", resume=resume)
     if _is_main_process():
         _print_runs([run], "single", "own")
 
@@ -96,15 +113,20 @@ def evaluate(
     run: RunPath,
     ensembling: Annotated[bool, typer.Option("--ensembling", help="Also average five crops.")] = False,
     folded: Annotated[bool, typer.Option("--folded", help="Use the folded adapters that `sagekit fold` wrote.")] = False,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
     sets: Sets = None,
 ) -> None:
     """Measure a finished run again, on this machine's data."""
     from . import Run
     from . import evaluate as evaluate_run
-    from .config import parse_assignments
+    from .training.evaluate import check_changes
 
     opened = Run(run)
-    evaluate_run(opened, ensembling=ensembling or None, folded=folded, **parse_assignments(sets or []))
+    changes = _changes(sets, data_root=data_root, weights=weights, device=device)
+    check_changes(changes)
+    evaluate_run(opened, ensembling=ensembling or None, folded=folded, **changes)
     if _is_main_process():
         for view in opened.metrics["results"]:
             _print_runs([opened], view, "own")
@@ -164,31 +186,50 @@ def pretrain(
 
 
 @app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method: equations, settings, published numbers.")] = None,
+) -> None:
+    """List the methods, or show one."""
+    from .methods._about import card, listing
+
+    if name is not None:
+        console.print(card(name), markup=False, soft_wrap=True)
+        return
+    frame = listing()
+    grid = _table(*frame.columns)
+    for row in frame.itertuples(index=False):
+        grid.add_row(*map(escape, row))
+    console.print(grid)
+
+
+@app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(help="Show every setting of one preset.")] = None,
-    method: Annotated[str, typer.Option()] = "sage",
+    method: MethodName = "sage",
 ) -> None:
     """List the presets, or all settings of one."""
-    from .config import PRESETS, Config
+    from .config import PARTS
+    from .methods._about import setting_lines
 
     if name is not None:
         config = Config.preset(name, method)
-        for key, value in config.model_dump(mode="json").items():
-            about = Config.model_fields[key].description or ""
-            console.print(f"{key} = {value}" + (f"   # {about}" if about else ""), markup=False)
+        for part in (*PARTS, "settings"):
+            held = getattr(config, part)
+            lines = [f"{method}'s own" if part == "settings" else part, *setting_lines(type(held), dict(held))]
+            console.print("\n    ".join(lines), markup=False, soft_wrap=True)
         return
     keys = ("epochs", "alpha", "mu", "gamma", "lambda_1", "lambda_2", "lambda_3")
     grid = _table("preset", *keys)
     for preset in PRESETS:
-        config = Config.preset(preset)
-        grid.add_row(preset, *(str(getattr(config, key)) for key in keys))
+        values = Config.preset(preset).flat
+        grid.add_row(preset, *(str(values[key]) for key in keys))
     console.print(grid)
 
 
 @app.command()
 def sweep(
-    spec: Annotated[str, typer.Argument(help="fig7, fig8, or a YAML file with 'grid:' (see docs/studies.md).")],
-    preset: Annotated[str, typer.Option(help="Of fig7 and fig8; a file names its own.")] = "mini",
+    spec: Annotated[str, typer.Argument(help=f"{', '.join(FIGURES)}, or a YAML file with 'grid:' (docs/studies.md).")],
+    preset: Annotated[str, typer.Option(help=f"Of {' and '.join(FIGURES)}; a file names its own.")] = "mini",
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs a point; default: 3, or the file's own.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
     backend: Annotated[str, typer.Option(help="joblib's: loky; dask or ray where installed.")] = "loky",
@@ -207,7 +248,7 @@ def sweep(
 
 @app.command()
 def study(
-    spec: Annotated[str, typer.Argument(help="table5, table7, table9, table10 or losses.")],
+    spec: Annotated[str, typer.Argument(help=f"One of {', '.join(ROWS)}.")],
     preset: Annotated[str, typer.Option(help="See `sagekit presets`.")] = "mini",
     seeds: Annotated[int, typer.Option(min=1, help="Runs a row.")] = 5,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,

@@ -46,22 +46,20 @@ class Config(BaseModel):
     settings: Any
 
     @classmethod
-    def preset(cls, name: str, method: str = "sage", **changes: Any) -> Config:
+    def preset(cls, name: str, method: str = "sage", /, **changes: Any) -> Config:
         """The paper's settings for data set ``name`` (see ``PRESETS``), with ``changes`` of any part on top.
 
         Raises ``UserError`` for an unknown preset, method or key, or a value of the wrong type or range.
         """
-        if name not in PRESETS:
-            raise UserError(f"there is no preset '{name}'.{nearest(name, PRESETS)} `sagekit presets` lists them.")
-        for key, option in (("method", "--method"), ("preset_name", "--preset"), ("preset", "--preset")):
-            if key in changes:
-                raise UserError(f"'{key}' is no setting; choose it with {option}.")
+        _known_preset(name)
+        _no_labels(changes)
         scratch = methods.load(method).needs == "scratch"
         layers = {**PRESETS[name], **(_scratch(name) if scratch else {}), **_own(name, method)}
         return cls.checked({"seed": 0, **layers, **changes, "preset_name": name, "method": method})
 
-    def changed(self, **changes: Any) -> Config:
+    def changed(self, /, **changes: Any) -> Config:
         """A copy with some settings changed; validated like ``preset``."""
+        _no_labels(changes)
         return self.checked({**self.flat, **changes})
 
     @property
@@ -83,7 +81,8 @@ class Config(BaseModel):
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Config:
         """Sort flat ``values`` into their parts and validate; a mistake is one line that names the key and the way out."""
-        method = methods.load(str(values.get("method", "sage")))
+        _known_preset(str(values.get("preset_name")))
+        method = methods.load(str(values["method"]))
         parts = {**PARTS, "settings": method.Settings}
         known = {key: part for part, model in parts.items() for key in model.model_fields}
         found: dict[str, dict[str, Any]] = {part: {} for part in parts}
@@ -91,13 +90,13 @@ class Config(BaseModel):
             if key in known:
                 found[known[key]][key] = value
             elif key not in _LABELS:
-                raise UserError(_unknown(key, str(values["method"]), known))
+                raise UserError(_unknown(str(key), str(values["method"]), known))
         built: dict[str, Any] = {part: _validated(parts[part], found[part]) for part in parts}
         seed = values.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise UserError(f"setting 'seed': it must be a whole number of 0 or more, but it is {seed!r}.")
         _fits(str(values["method"]), method, built["network"].backbone)
-        labels: dict[str, Any] = {"preset_name": str(values.get("preset_name", "")), "method": str(values["method"])}
+        labels: dict[str, Any] = {"preset_name": str(values["preset_name"]), "method": str(values["method"])}
         return cls.model_construct(None, **{**labels, "seed": seed, **built})
 
     def to_yaml(self) -> str:
@@ -139,6 +138,17 @@ class Config(BaseModel):
         if (found := values.pop("format", 1)) != FORMAT:
             raise UserError(f"{path} has run format {found} and this sagekit reads {FORMAT}; train the run again.")
         return cls.checked(values)
+
+
+def _known_preset(name: str) -> None:
+    if name not in PRESETS:
+        raise UserError(f"there is no preset '{name}'.{nearest(name, PRESETS)} `sagekit presets` lists them.")
+
+
+def _no_labels(changes: Mapping[str, Any]) -> None:
+    for key, option in (("method", "--method"), ("preset_name", "--preset"), ("preset", "--preset")):
+        if key in changes:
+            raise UserError(f"'{key}' is no setting: it is chosen with {option}, or as an argument of Config.preset.")
 
 
 def _dumped(*parts: Part) -> dict[str, Any]:

@@ -33,10 +33,9 @@ def progress(folder: Path | str, seed: int = 0) -> float:
     return done / total
 
 
-def demo_runs(folder: Path | str, seed: int = 0, **changes: Any) -> dict[str, Run]:
+def demo_runs(folder: Path | str, /, seed: int = 0, **changes: Any) -> dict[str, Run]:
     """The finished runs by method, in ``folder``/demo-METHOD-SEED; ``changes`` are settings of those of the three that have
     them."""
-    seed = changes.pop("seed", seed)
     configs = [_config(method, seed, changes) for method in METHODS]
     data, backbone = load_data(configs[-1].data), load_backbone(configs[-1].network)
     return {config.method: train(config, demo_path(folder, config.method, seed), resume=True, data=data, backbone=backbone)

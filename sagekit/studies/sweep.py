@@ -63,7 +63,7 @@ def grid(base: Config, axes: dict[str, Sequence[Any]]) -> dict[str, Config]:
     """One configuration for every combination of the axes' values, named ``key=value, ...``."""
     rows = {}
     for values in itertools.product(*axes.values()):
-        changes = dict(zip(axes, values, strict=True))
+        changes = dict(zip(map(str, axes), values, strict=True))
         rows[", ".join(f"{key}={value}" for key, value in changes.items())] = base.changed(**changes)
     return rows
 
@@ -88,7 +88,11 @@ def read_grid(path: Path) -> tuple[dict[str, Config], int]:
     seeds = spec.get("seeds", 1)
     if not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"{path}: 'seeds' is {seeds!r}; it must be a whole number of at least 1.")
-    base = Config.preset(spec.get("preset", "mini"), spec.get("method", "sage"), **(spec.get("set") or {}))
+    for key, kind, what in (("preset", str, "one name"), ("method", str, "one name"), ("set", dict, "settings 'key: value'")):
+        if not isinstance(spec.get(key) or kind(), kind):
+            raise UserError(f"{path}: '{key}' must be {what}.")
+    settings = {str(key): value for key, value in (spec.get("set") or {}).items()}
+    base = Config.preset(spec.get("preset") or "mini", spec.get("method") or "sage", **settings)
     return grid(base, spec["grid"]), seeds
 
 

@@ -6,7 +6,7 @@ averaged, finding 10). Every number says which.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,14 @@ def _measured(stored: Predictions, data: DataSet) -> dict[str, Any]:
     return measure(stored, len(data.class_names), data.group_counts)
 
 
+def check_changes(keys: Iterable[str]) -> None:
+    """Raise ``UserError`` for a setting that is not of this machine alone (``MAY_DIFFER``)."""
+    odd = next((key for key in keys if key not in MAY_DIFFER), None)
+    if odd:
+        raise UserError(f"'{odd}' would change what is measured, and the record would not say so; train a run with it. "
+                        f"Settings of this machine are {', '.join(sorted(MAY_DIFFER))}.")
+
+
 def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool = False, show: bool = True,
              **changes: Any) -> dict[str, Any]:
     """Measure a trained run again and write its predictions and metrics; returns the metrics.
@@ -133,10 +141,7 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     ``ensembling`` adds five crops (default: where the run was configured or measured so before). ``changes`` are settings of
     this machine (``MAY_DIFFER``). Raises ``UserError`` for others, and when the run's weights do not fit. """
     run = run if isinstance(run, Run) else Run(run)
-    odd = next((key for key in changes if key not in MAY_DIFFER), None)
-    if odd:
-        raise UserError(f"'{odd}' would change what is measured, and the record would not say so; train a run with it. "
-                        f"Settings of this machine are {', '.join(sorted(MAY_DIFFER))}.")
+    check_changes(changes)
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config.data)
     accelerator = accelerator_for(config.machine)

@@ -29,8 +29,8 @@ def test_table_is_in_percent_with_intervals(runs):
 
 
 def test_differences_are_paired(runs):
-    frame = differences(runs["zero-shot"], runs["sage"])
-    a, b = runs["zero-shot"].predictions(), runs["sage"].predictions()
+    frame = differences(runs["zero_shot"], runs["sage"])
+    a, b = runs["zero_shot"].predictions(), runs["sage"].predictions()
     assert frame["group"].tolist() == ["all", "medium", "tail"]
     assert frame["difference"].iloc[0] == pytest.approx(100 * (b.correct.mean() - a.correct.mean()))
     assert frame["images"].tolist()[0] == 192
@@ -67,8 +67,8 @@ def test_unknown_view_or_groups(runs):
 
 
 def test_classes_one_by_one(runs):
-    frame = per_class(runs["zero-shot"], runs["sage"])
-    a, b = runs["zero-shot"].predictions(), runs["sage"].predictions()
+    frame = per_class(runs["zero_shot"], runs["sage"])
+    a, b = runs["zero_shot"].predictions(), runs["sage"].predictions()
     assert len(frame) == 48
     assert frame["images"].is_monotonic_decreasing
     assert (frame["tested"] == 4).all()
@@ -79,12 +79,12 @@ def test_classes_one_by_one(runs):
     assert frame["p_holm"].tolist() == pytest.approx(holm(frame["p"].to_numpy()).tolist())
     assert frame["p_holm"].min() <= 48 * frame["p"].min()
     assert row["group"] == ("medium" if row["images"] >= 20 else "tail")
-    assert frame["difference"].mean() == pytest.approx(differences(runs["zero-shot"], runs["sage"])["difference"].iloc[0])
+    assert frame["difference"].mean() == pytest.approx(differences(runs["zero_shot"], runs["sage"])["difference"].iloc[0])
 
 
 def test_confusions_are_counted(runs):
-    frame = confusions(runs["zero-shot"], runs["sage"])
-    a, b = runs["zero-shot"].predictions(), runs["sage"].predictions()
+    frame = confusions(runs["zero_shot"], runs["sage"])
+    a, b = runs["zero_shot"].predictions(), runs["sage"].predictions()
     names = runs["sage"].metrics["class_names"]
     row = frame.iloc[0]
     pair = names.index(row["true"]), names.index(row["taken_for"])
@@ -96,8 +96,8 @@ def test_confusions_are_counted(runs):
 
 
 def test_won_and_lost_images(runs):
-    won, lost = won_and_lost(runs["zero-shot"], runs["sage"])
-    a, b = runs["zero-shot"].predictions().correct, runs["sage"].predictions().correct
+    won, lost = won_and_lost(runs["zero_shot"], runs["sage"])
+    a, b = runs["zero_shot"].predictions().correct, runs["sage"].predictions().correct
     assert len(won) - len(lost) == b.sum() - a.sum()
     assert b[won].all()
     assert not b[lost].any()

@@ -29,6 +29,12 @@ def test_a_line_says_what_the_table_says(folder, runs):
     assert listing.shown(lines, "five_crops", "own").empty
 
 
+def _replace(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
 def _json(change):
     def write(path):
         metrics = json.loads((path / "metrics.json").read_text())
@@ -47,7 +53,10 @@ WHOLE = {"labels": np.zeros(192, int), "scalars": np.zeros(2), "z": np.zeros((19
 @pytest.mark.parametrize(("damage", "reason"), [
     (lambda p: (p / "config.yaml").unlink(), "no config.yaml"),
     (lambda p: (p / "config.yaml").write_text("a: ["), "not valid YAML"),
-    (lambda p: (p / "config.yaml").write_text("nonsense: 1"), "no setting 'nonsense'"),
+    (lambda p: (p / "config.yaml").write_text("nonsense: 1"), "is not a list of 'key: value' settings with a method"),
+    (lambda p: (p / "config.yaml").open("a").write("nonsense: 1\n"), "no setting 'nonsense'"),
+    (lambda p: _replace(p / "config.yaml", "format: 2\n", ""), "run format 1 and this sagekit reads 2"),
+    (lambda p: _replace(p / "config.yaml", "preset_name: mini\n", "preset_name: foo\n"), "no preset 'foo'"),
     (lambda p: (p / "metrics.json").write_text('{"results": {'), "damaged"),
     (_json(lambda m: m["results"].clear()), "without five crops|not the record|measured"),
     (_json(lambda m: m.pop("group_counts") and m["results"]["single"].pop("groups")), "not the record of a run"),

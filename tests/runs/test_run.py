@@ -16,14 +16,14 @@ def copy(runs, tmp_path):
 def test_a_run_holds_what_the_design_says(runs):
     files = {"config.yaml", "metrics.json", "history.csv", "predictions.npz", "weights.safetensors", "log.txt"}
     assert {p.name for p in runs["sage"].path.iterdir()} == files
-    assert {p.name for p in runs["zero-shot"].path.iterdir()} == files - {"history.csv", "weights.safetensors"}
+    assert {p.name for p in runs["zero_shot"].path.iterdir()} == files - {"history.csv", "weights.safetensors"}
 
 
 def test_only_what_was_trained_is_saved(runs):
     names = runs["sage"].weights().keys()
-    assert {"classifier", "s_v", "s_t"} < names
+    assert {"head.rows", "s_v", "s_t"} < names
     assert not any("backbone" in name for name in names)
-    assert runs["classifier"].weights().keys() == {"classifier"}
+    assert runs["classifier"].weights().keys() == {"head.rows"}
 
 
 def test_metrics_say_everything(runs):
@@ -47,14 +47,14 @@ def test_predictions_need_no_model(runs):
 def test_history_has_a_row_an_epoch(runs):
     history = runs["sage"].history
     assert len(history) == 1
-    assert {"epoch", "lr", "seconds", "images_per_second", "waiting",
+    assert {"epoch", "stage", "lr", "seconds", "images_per_second", "waiting",
             "loss", "z", "z_v", "z_t", "prediction", "train_accuracy", "s_v",
             "s_t"} == set(history.columns)
-    assert runs["zero-shot"].history.empty
+    assert runs["zero_shot"].history.empty
 
 
 def test_find_runs(runs):
-    assert [r.name for r in find_runs(runs["sage"].path.parent)] == ["classifier", "lift", "sage", "zero-shot"]
+    assert [r.name for r in find_runs(runs["sage"].path.parent)] == ["classifier", "lift", "sage", "zero_shot"]
 
 
 @pytest.mark.parametrize(("file", "content", "message"), [

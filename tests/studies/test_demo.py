@@ -1,6 +1,7 @@
 import pytest
 from conftest import SMALL
 
+from sagekit import UserError
 from sagekit.studies.demo import METHODS, demo_runs, progress
 
 
@@ -19,3 +20,10 @@ def test_progress_is_read_from_the_folders(tmp_path):
     assert progress(tmp_path) == 1
     (tmp_path / "demo-sage-0" / "metrics.json").unlink()
     assert progress(tmp_path) == pytest.approx(12 / 13)  # epochs 5 + 5, measurements 3; one measurement is missing
+
+
+@pytest.mark.parametrize("key", ["method", "folder", "lambda_9"])
+def test_what_none_of_the_three_knows_is_refused(tmp_path, key):
+    with pytest.raises(UserError, match=f"'{key}'"):
+        demo_runs(tmp_path, **{key: 1})
+    assert not list(tmp_path.iterdir())

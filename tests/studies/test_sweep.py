@@ -8,6 +8,9 @@ from conftest import SMALL, small
 from tqdm import tqdm
 
 from sagekit import Config, Run, UserError
+from sagekit.config import PARTS
+from sagekit.methods.lift import Lift
+from sagekit.settings import DataSettings
 from sagekit.studies import sweep
 from sagekit.studies.sweep import Point, grid, over_seeds, read_grid, results, run_points
 
@@ -24,12 +27,36 @@ def test_a_point_is_its_configuration():
     assert Point("x", small(seed=1)).name != a.name
     assert Point("x", small(lr=0.5)).name != a.name
     assert Point("x", small(device="cpu", workers=0)).name == a.name  # where it runs does not matter
+    assert Point("x", small("lift")).name != Point("x", small("classifier")).name
+
+
+def test_a_new_setting_with_a_default_renames_no_point(monkeypatch):
+    before = Point("x", small("lift")).name
+
+    class Later(Lift.Settings):
+        something: float = 0.5
+
+    class LaterData(DataSettings):
+        something_else: bool = False
+
+    monkeypatch.setattr(Lift, "Settings", Later)
+    monkeypatch.setitem(PARTS, "data", LaterData)
+    assert small("lift").flat["something"] == 0.5
+    assert Point("x", small("lift")).name == before
+    assert Point("x", small("lift", something=1.0)).name != before
+
+
+def test_a_mended_method_renames_its_points(monkeypatch):
+    before, other = Point("x", small("lift")).name, Point("x", small("sage")).name
+    monkeypatch.setattr(Lift, "version", Lift.version + 1)
+    assert Point("x", small("lift")).name != before
+    assert Point("x", small("sage")).name == other
 
 
 def test_grid_is_every_combination():
     rows = grid(small(), {"gamma": [0.0, 0.1], "alpha": [0.1, 0.5, 0.9]})
     assert len(rows) == 6
-    assert rows["gamma=0.1, alpha=0.5"].gamma == 0.1
+    assert rows["gamma=0.1, alpha=0.5"].settings.gamma == 0.1
     assert len(over_seeds(rows, 2)) == 12
 
 
@@ -123,6 +150,13 @@ def test_a_grid_is_read_from_yaml(tmp_path):
     ("grid: {lr: [0.1]}\nseed: 3", "Did you mean 'seeds'"),
     ("grid: {lr: [0.1]}\nseeds: zero", "'seeds' is 'zero'"),
     ("grid: {lrr: [0.1]}", "no setting 'lrr'"),
+    ("grid: {1: [0.1]}", "no setting '1'"),
+    ("grid: {method: [lift, sage]}", "'method' is no setting"),
+    ("grid: {lr: [0.1]}\nset: {method: lift}", "'method' is no setting"),
+    ("grid: {lr: [0.1]}\nset: {name: mini}", "no setting 'name'"),
+    ("grid: {lr: [0.1]}\nset: 3", "'set' must be settings"),
+    ("grid: {lr: [0.1]}\nmethod: [lift, sage]", "'method' must be one name"),
+    ("grid: {alpha: [0.1]}\nmethod: lift", "'alpha' is a setting of sage, not of lift"),
     ("grid: [", "cannot read the sweep"),
 ])
 def test_bad_sweeps_are_one_line(tmp_path, text, message):
