@@ -1,6 +1,7 @@
-"""The paper's tables as data: hyperparameters (Table 8), parameter counts (Table 12), accuracies (1-7, 10, 11).
+"""The paper's tables as data: parameter counts (Table 12), accuracies (1-7, 10, 11).
 
-Transcribed as printed, each with its table; what is wrong in them is said beside them and in the audit.
+Transcribed as printed, each with its table; what is wrong in them is said beside them and in the audit. Table 8, the
+hyperparameters, is ``methods.sage.PUBLISHED``.
 """
 
 from __future__ import annotations
@@ -14,28 +15,6 @@ MEBI = 2**20
 MEGA = 10**6
 """Unit of LIFT's counts ("0.10M"), which the paper prints beside its own."""
 
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """One row of Table 8."""
-
-    alpha: float
-    mu: float
-    gamma: float
-    lambda_1: float
-    lambda_2: float
-    lambda_3: float
-    epochs: int = 10  # section 4.2
-
-
-TABLE_8: dict[str, Hyperparameters] = {
-    "cifar100-lt-100": Hyperparameters(0.1, 0.5, 0.050, 0.015, 0.015, 0.4),
-    "cifar100-lt-50": Hyperparameters(0.1, 0.5, 0.060, 0.0001, 0.01, 0.6),
-    "cifar100-lt-10": Hyperparameters(0.1, 0.5, 0.060, 0.002, 0.005, 0.2),
-    "places-lt": Hyperparameters(0.8, 0.5, 0.050, 0.003, 0.01, 0.2),
-    "imagenet-lt": Hyperparameters(0.8, 0.5, 0.050, 0.005, 0.01, 0.2),
-    "inat2018": Hyperparameters(1.0, 0.5, 0.085, 1e-7, 1e-7, 1e-7, epochs=20),
-}
 
 CLASSES = {"CIFAR-100-LT": 100, "ImageNet-LT": 1000, "Places-LT": 365, "iNaturalist 2018": 8142}
 """Number of classes of each data set (section 4.1)."""

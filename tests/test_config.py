@@ -5,15 +5,15 @@ import pytest
 import sagekit
 from sagekit import Config, UserError, cli, methods
 from sagekit.config import FORMAT, LIKE, PARTS, PRESETS, parse_assignments
-from sagekit.paper import TABLE_8
+from sagekit.methods.sage import PUBLISHED
 
 
-@pytest.mark.parametrize("name", list(TABLE_8))
+@pytest.mark.parametrize("name", list(PUBLISHED))
 def test_presets_carry_table_8(name):
-    config, row = Config.preset(name), TABLE_8[name]
+    config, row = Config.preset(name), PUBLISHED[name].settings
     own = config.settings
     for key in ("alpha", "mu", "gamma", "lambda_1", "lambda_2", "lambda_3", "epochs"):
-        assert getattr(own, key) == getattr(row, key)
+        assert getattr(own, key) == row[key]
     assert (own.lr, own.batch_size, own.momentum, own.logit_scale) == (0.01, 128, 0.9, 25)
     assert (config.network.backbone, config.network.pretrained) == ("ViT-B-16-quickgelu", "openai")
 

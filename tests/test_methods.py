@@ -137,11 +137,6 @@ def test_what_it_calls_published_is_printed_so(method):
         assert printed.iloc[0][list(row.numbers)].to_dict() == dict(row.numbers)
 
 
-def test_sages_settings_are_table_8():
-    for preset, row in paper.TABLE_8.items():
-        assert methods.about("sage").PUBLISHED[preset].settings == vars(row)
-
-
 @pytest.mark.parametrize("method", NAMES)
 def test_a_foreign_setting_is_refused_in_one_line(method):
     own = sk.Config.preset("mini", method).flat
