@@ -11,8 +11,8 @@ tail images.
 
 Where paper and code differ, and what we do: the authors hand 1 / n_y for each image to a weighted sampler, so patches are
 class-balanced and not inverse to the counts, as the paper's q(1, k) reads; we follow the code. There is one l and one box a
-batch, and the box's sides are even numbers of pixels, as theirs. L is CE unless ``loss`` says another: the published row's is
-LDAM-DRW by our memory, its source does not say.
+batch, and the box's sides are even numbers of pixels, as theirs. L is CE unless ``loss`` says another; the published row's
+source does not say which it is.
 """
 
 from __future__ import annotations

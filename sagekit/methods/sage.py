@@ -78,7 +78,7 @@ class Sage(Method):
         lambda_3: float = Field(0.4, ge=0, le=100, description="weight of l(z^), Eq 24 (Table 8)")
 
     needs = "clip"
-    paper = "Semantic-guided fine-tuning of foundation model for long-tailed visual recognition: the paper of this kit"
+    paper = "Peng, Zhang and Cheung, Semantic-guided Fine-tuning of Foundation Model for Long-tailed Visual Recognition"
 
     text: Tensor
 

@@ -21,7 +21,8 @@ def test_features_are_the_model_s(runs, data, backbone, method):
     split = Split(data.test.labels[:6], data.test.images[:6])
     view = centre_view(split.images, 48, small().views)
     with torch.no_grad():
-        torch.testing.assert_close(embeddings.features(model, split, small().views), F.normalize(model.features(view).own, dim=-1))
+        torch.testing.assert_close(embeddings.features(model, split, small().views),
+                                   F.normalize(model.features(view).own, dim=-1))
         torch.testing.assert_close(embeddings.features(model, split, small().views, frozen=True),
                                    F.normalize(backbone.features(view), dim=-1))
 
