@@ -1,4 +1,4 @@
-"""Classifier only: LIFT without its adapters (Table 9's last row).
+"""Classifier only: LIFT without its adapters, a control of this kit.
 
     z_i = k w_i . f^zs,        Eq 1 on the rows w_i alone
 
@@ -28,4 +28,4 @@ class Classifier(Lift):
     class Settings(Lift.Settings):
         module: Literal["none"] = Field("none", description="nothing is trained in the blocks")
 
-    paper = "Table 9 of the Sage paper"
+    paper = "none: a control"

@@ -1,4 +1,4 @@
-"""Sage (the paper of this kit): LIFT with an adapter that the classes' text guides, a compensation factor in the loss, and
+"""Sage (Peng et al. 2025): LIFT with an adapter that the classes' text guides, a compensation factor in the loss, and
 feature interchange.
 
     w_bar = (1/C) sum_i w_i,   f_v = LN(f~),   f_t = LN(w_bar)
@@ -78,7 +78,7 @@ class Sage(Method):
         lambda_3: float = Field(0.4, ge=0, le=100, description="weight of l(z^), Eq 24 (Table 8)")
 
     needs = "clip"
-    paper = "Peng, Zhang and Cheung, Semantic-guided Fine-tuning of Foundation Model for Long-tailed Visual Recognition"
+    paper = "Peng, Zhang and Cheung, Semantic-guided Fine-tuning of Foundation Model for Long-tailed Visual Recognition, 2025"
 
     text: Tensor
 
