@@ -19,11 +19,11 @@ from sagekit.data.views import centre_view
 def test_features_are_the_model_s(runs, data, backbone, method):
     model = sk.load_model(runs[method], data.class_names, backbone)
     split = Split(data.test.labels[:6], data.test.images[:6])
-    view = centre_view(split.images, 48, small().views)
+    views = small().views
+    view = centre_view(split.images, 48, views)
     with torch.no_grad():
-        torch.testing.assert_close(embeddings.features(model, split, small().views),
-                                   F.normalize(model.features(view).own, dim=-1))
-        torch.testing.assert_close(embeddings.features(model, split, small().views, frozen=True),
+        torch.testing.assert_close(embeddings.features(model, split, views), F.normalize(model.features(view).own, dim=-1))
+        torch.testing.assert_close(embeddings.features(model, split, views, frozen=True),
                                    F.normalize(backbone.features(view), dim=-1))
 
 

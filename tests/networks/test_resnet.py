@@ -5,23 +5,29 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, small, write_images
+from conftest import small, write_images
 
-from sagekit import Config, UserError, evaluate, load_data, train
-from sagekit.networks.resnet import Block, Scratch
-from sagekit.networks.tuned import build_classifier, build_model
+from sagekit import Config, UserError, build_model, evaluate, load_data, train
+from sagekit.data.batches import Batch
+from sagekit.methods import Now
+from sagekit.networks.heads import Features
+from sagekit.networks.resnet import Block, ResNet32
 from sagekit.training import fold
 
 
 def scratch(**changes):
-    return Config.preset("mini", "scratch", **{**SMALL, **changes})
+    return small("scratch", **changes)
+
+
+def model_of(classes, **changes):
+    return build_model(scratch(**changes), [f"thing {i}" for i in range(classes)])
 
 
 def test_it_has_the_published_size():
     """0.46M in Table 1: without the classifier."""
-    model = Scratch(100, scratch())
-    assert model.parameter_counts() == {"module": 463_504, "classifier": 64 * 100 + 100, "fit": 0}
-    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    model = model_of(100)
+    assert model.parameter_counts() == {"net": 463_504, "head": 64 * 100 + 100}
+    convolutions = [m for m in ResNet32().modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convolutions) + 1 == 32
 
 
@@ -35,30 +41,30 @@ def test_a_stage_s_first_block_by_plain_code():
 
 
 def test_a_cosine_head_is_bounded_by_its_scale():
-    model = Scratch(5, scratch(head="cosine")).eval()
+    model = model_of(5, head="cosine").eval()
     feature = 100 * torch.randn(7, 64)
-    z = model.classify(feature).z
-    torch.testing.assert_close(z, 25 * F.cosine_similarity(feature[:, None], model.classifier.weight[None], dim=-1))
+    z = model.classify(Features(feature)).z
+    torch.testing.assert_close(z, 25 * F.cosine_similarity(feature[:, None], model.head.rows[None], dim=-1))
 
 
 def test_bytes_and_fractions_are_the_same_image():
-    model = Scratch(5, scratch()).eval()
+    model = model_of(5).eval()
     pixels = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
-    torch.testing.assert_close(model(pixels).z, model(pixels / 255).z)
+    torch.testing.assert_close(model.logits(pixels).z, model.logits(pixels / 255).z)
 
 
-@pytest.mark.parametrize("loss", ["ce", "proco"])
+@pytest.mark.parametrize("loss", ["ce", "cdb"])
 def test_a_run_resumes_bit_for_bit_and_measures_again(tmp_path, loss, monkeypatch):
     trainer = sys.modules["sagekit.training.train"]
     config = scratch(loss=loss, epochs=2, largest_class=10, test_per_class=2)
-    data = load_data(config)
+    data = load_data(config.data)
     whole = train(config, tmp_path / "whole", data=data, show=False)
     real = trainer._epoch
 
-    def cut(wrapped, model, optimizer, data, config, state, *rest):
-        if state.epoch == 1:
+    def cut(loop, wrapped, optimizer, stage, number, epoch, *rest):
+        if epoch == 1:
             raise KeyboardInterrupt
-        return real(wrapped, model, optimizer, data, config, state, *rest)
+        return real(loop, wrapped, optimizer, stage, number, epoch, *rest)
 
     monkeypatch.setattr(trainer, "_epoch", cut)
     with pytest.raises(KeyboardInterrupt):
@@ -70,10 +76,9 @@ def test_a_run_resumes_bit_for_bit_and_measures_again(tmp_path, loss, monkeypatc
     assert again["results"]["single"]["all"] == whole.metrics["results"]["single"]["all"]
 
 
-@pytest.mark.parametrize("loss", ["ce", "proco"])
-def test_it_runs_on_cifar_100_lt(tmp_path, cifar, loss):
+def test_it_runs_on_cifar_100_lt(tmp_path, cifar):
     """At 32 px, on a folder in CIFAR-100's format; five crops too."""
-    config = Config.preset("cifar100-lt-10", "scratch", data_root=cifar, epochs=1, loss=loss, ensembling=True)
+    config = Config.preset("cifar100-lt-10", "scratch", data_root=cifar, epochs=1, ensembling=True, share_stages=False)
     run = train(config, tmp_path / "run", show=False)
     assert run.predictions().z.shape == (200, 100)
     assert set(run.metrics["results"]) == {"single", "five_crops"}
@@ -83,10 +88,11 @@ def test_it_learns_a_batch_by_heart():
     g = torch.Generator().manual_seed(0)
     images, labels = torch.rand(16, 3, 24, 24, generator=g), torch.arange(16) % 4
     torch.manual_seed(0)
-    model = Scratch(4, scratch()).train()
+    model = model_of(4).train()
+    batch, now = Batch((images,), labels, torch.arange(16)), Now(0, 0, 0.0, g)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for _ in range(40):
-        loss = F.cross_entropy(model(images).z, labels)
+        loss = model((batch,), now)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -95,9 +101,10 @@ def test_it_learns_a_batch_by_heart():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"loss": "kps"}, "needs head=cosine"),
-    ({"fit": True}, "needs module=none and fit=false"),
-    ({"module": "sg"}, "needs module=none and fit=false"),
-    ({"backbone": "mini"}, "go together"),
+    ({"loss": "la", "tau": 1.5, "gamma": 0.05}, "has tau = 1"),
+    ({"fit": True}, "'fit' is a setting of sage, not of scratch"),
+    ({"module": "lora"}, "'module' is a setting of classifier, lift, not of scratch"),
+    ({"backbone": "mini"}, "trains resnet32 from scratch and mini is a CLIP"),
 ])
 def test_what_does_not_go_together(changes, message):
     with pytest.raises(UserError, match=message):
@@ -105,23 +112,19 @@ def test_what_does_not_go_together(changes, message):
 
 
 def test_clip_s_own_limits():
-    with pytest.raises(UserError, match="needs method scratch"):
-        small("lift", loss="proco")
-    with pytest.raises(UserError, match="set fit=false"):
+    with pytest.raises(UserError, match="method lift needs a CLIP and resnet32 is trained from scratch"):
+        small("lift", backbone="resnet32")
+    with pytest.raises(UserError, match=r"'loss' is a setting of .*lift.*, not of sage"):
         small("sage", loss="dbm")
-    with pytest.raises(UserError, match="has tau = 1"):
+    with pytest.raises(UserError, match=r"'tau' is a setting of .*lift.*, not of sage"):
         small("sage", tau=1.5)
-
-
-def test_one_factory_for_each_kind():
-    assert isinstance(build_classifier(scratch()), Scratch)
-    with pytest.raises(UserError, match="has no frozen CLIP"):
-        build_model(scratch())
+    with pytest.raises(UserError, match="has tau = 1"):
+        small("lift", tau=1.5, gamma=0.05)
 
 
 def test_it_cannot_be_folded(tmp_path):
     run = train(scratch(epochs=0), tmp_path / "run", show=False)
-    with pytest.raises(UserError, match="no SG-Adapters to fold"):
+    with pytest.raises(UserError, match="is a run of scratch, which has no SG-Adapters to fold"):
         fold.fold_run(run.path)
 
 

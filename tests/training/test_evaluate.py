@@ -34,7 +34,8 @@ def test_five_crops_are_the_mean_of_five_logits(copy, data, backbone):
 
     model = sk.load_model(copy, data.class_names, backbone).eval()
     with torch.no_grad():
-        mean = torch.stack([model.logits(c).prediction for c in five_crops(data.test.images[:5], 48, copy.config.views)]).mean(0)
+        crops = five_crops(data.test.images[:5], 48, copy.config.views)
+        mean = torch.stack([model.logits(crop).prediction for crop in crops]).mean(0)
     stored = torch.from_numpy(copy.predictions("five_crops").logits[:5])
     torch.testing.assert_close(stored.softmax(1), mean.softmax(1), atol=2e-3, rtol=0)
 
