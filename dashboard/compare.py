@@ -1,5 +1,7 @@
 """Two runs or more, or two methods over their seeds: is the difference real, and where does it come from?"""
 
+from textwrap import wrap
+
 import pandas as pd
 import shared
 import streamlit as st
@@ -8,7 +10,7 @@ from sagekit import plots
 from sagekit.data.longtail import GROUPS
 from sagekit.runs import compare, listing
 from sagekit.runs.metrics import group_names
-from sagekit.runs.run import VIEWS
+from sagekit.runs.run import VIEWS, Run
 from sagekit.studies.summary import PAIRED, summary
 
 P_VALUES = {"p": st.column_config.NumberColumn("p (exact McNemar)", format="%.3f"),
@@ -17,7 +19,7 @@ P_VALUES = {"p": st.column_config.NumberColumn("p (exact McNemar)", format="%.3f
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _differences(paths: tuple[str, str], stamps: object, view: str, definition: str) -> pd.DataFrame:
-    return compare.differences(shared.Run(paths[0]), shared.Run(paths[1]), view, definition)
+    return compare.differences(Run(paths[0]), Run(paths[1]), view, definition)
 
 
 def _wide(names: list[str], view: str, definition: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -87,10 +89,15 @@ def _closer(base: str, other: str, view: str, definition: str) -> None:
                 "change": st.column_config.NumberColumn("change", format="%+d")})
 
 
+def _seeds(runs: list[Run]) -> set[int]:
+    return {run.config.seed for run in runs}
+
+
 def _methods(lines: pd.DataFrame) -> None:
     settings = compare.by_setting([shared.run(name) for name in lines["run"][lines["status"] == "finished"]])
-    names = [f"{name} ({len(runs)} seed{'s' if len(runs) > 1 else ''})" for name, runs in settings.items()]
-    by_name = dict(zip(names, settings.values(), strict=True))
+    seeds = {name: len(_seeds(runs)) for name, runs in settings.items()}
+    by_name = {f"{name} ({n} seed{'s' if n > 1 else ''})": settings[name] for name, n in seeds.items()}
+    names = list(by_name)
     if len(names) < 2:
         st.info("There is one setting only in this folder.")
         return
@@ -109,10 +116,13 @@ def _methods(lines: pd.DataFrame) -> None:
         shown.loc[shown["run"].isin([run.name for run in by_name[name]]), "row"] = name
     shown = shown.dropna(subset="row").sort_values("row", key=lambda rows: rows != first, kind="stable")
     means = summary(shown, {second: first}, definition, view)
-    pairs = len({run.config.seed for run in by_name[first]} & {run.config.seed for run in by_name[second]})
-    st.caption(f"{shared.said(runs[0], view, definition)} {pairs} seed(s) in both.")
-    drawn = means.assign(**{f"{g}_half": means[f"{g}_half"].fillna(0) for g in GROUPS}).drop(
-        columns=[f"{g}_{end}" for g in group_names() for end in ("low", "high")])
+    pairs = len(_seeds(by_name[first]) & _seeds(by_name[second]))
+    again = len(runs) - len(_seeds(by_name[first])) - len(_seeds(by_name[second]))
+    st.caption(f"{shared.said(runs[0], view, definition)} {pairs} seed(s) in both."
+               + (f" {again} run(s) repeat a seed and are left out: of each the first by name counts." if again else ""))
+    drawn = means.drop(columns=[f"{g}_{end}" for g in group_names() for end in ("low", "high")]).assign(
+        row=["<br>".join(wrap(name, 44)) for name in means["row"]],
+        **{f"{g}_half": means[f"{g}_half"].fillna(0) for g in GROUPS})
     shared.figure(plots.group_bars(drawn, "Mean top-1 with 95 % t intervals over seeds"), "method-groups", means)
     found = means[means["row"] == second].iloc[0]
     tests = pd.DataFrame([{"group": g, **{k: found[f"{g}_{k}"] for k in PAIRED}} for g in group_names()])

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,37 +12,40 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import sagekit as sk
-from sagekit import plots
+from sagekit import methods, plots
 from sagekit.analyses import embeddings
+from sagekit.data import world
 from sagekit.data.batches import single_views
 from sagekit.data.datasets import Split
+from sagekit.runs import listing
+from sagekit.runs.run import Run
 
 A_CLASS = 12  # images of each class and split that are shown at most
 
 
-def _splits(run: shared.Run) -> dict[str, Split]:
+def _splits(run: Run) -> dict[str, Split]:
     data = shared.data(run)
     return {"test": data.test.first_of_each(A_CLASS), "training": data.train.first_of_each(A_CLASS)}
 
 
 @st.cache_data(max_entries=8, show_spinner="Computing features of training and test images ...")
 def _features(path: str, stamp: object, frozen: bool) -> dict[str, Tensor]:
-    run = shared.Run(path)
-    return {name: embeddings.features(shared.model(run), split, run.config, frozen) for name, split in _splits(run).items()}
+    run = Run(path)
+    return {name: embeddings.features(shared.model(run), split, run.config.views, frozen)
+            for name, split in _splits(run).items()}
 
 
 @st.cache_data(max_entries=8, show_spinner="Laying the points out (some seconds) ...")
-def _picture(path: str, stamp: object, frozen: bool, method: str) -> np.ndarray:
+def _picture(path: str, stamp: object, frozen: bool, method: Any) -> np.ndarray:
     return embeddings.picture(torch.cat(list(_features(path, stamp, frozen).values())), method)
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
 def _thumbnails(path: str, stamp: object, size: int) -> list[str]:
-    run = shared.Run(path)
+    run = Run(path)
     uris = []
     for split in _splits(run).values():
-        pixels, _ = single_views(split, run.config, size)
+        pixels, _ = single_views(split, run.config.views, size)
         for picture in (255 * pixels).round().byte().permute(0, 2, 3, 1).numpy():
             file = io.BytesIO()
             Image.fromarray(picture).resize((72, 72)).save(file, "JPEG", quality=80)
@@ -49,8 +53,8 @@ def _thumbnails(path: str, stamp: object, size: int) -> list[str]:
     return uris
 
 
-def _points(run: shared.Run, places: np.ndarray, colour: str) -> pd.DataFrame:
-    stamp = shared.listing.stamp(run.path)
+def _points(run: Run, places: np.ndarray, colour: str) -> pd.DataFrame:
+    stamp = listing.stamp(run.path)
     splits, names = _splits(run), run.metrics["class_names"]
     labels = torch.cat([split.labels for split in splits.values()]).tolist()
     group = plots.group_of(run.metrics["class_counts"])
@@ -60,10 +64,10 @@ def _points(run: shared.Run, places: np.ndarray, colour: str) -> pd.DataFrame:
         "image": _thumbnails(str(run.path), stamp, shared.model(run).image_size)})
 
 
-def _gaps(run: shared.Run) -> pd.DataFrame:
+def _gaps(run: Run) -> pd.DataFrame:
     splits, found = _splits(run), {}
     for stage, frozen in (("before", True), ("after", False)):
-        f = _features(str(run.path), shared.listing.stamp(run.path), frozen)
+        f = _features(str(run.path), listing.stamp(run.path), frozen)
         found[stage] = embeddings.gap(f["training"], splits["training"].labels, f["test"], splits["test"].labels)
     frame = embeddings.gap_change(found["before"], found["after"])
     labels = frame.pop("label").to_numpy()
@@ -71,8 +75,12 @@ def _gaps(run: shared.Run) -> pd.DataFrame:
     return pd.DataFrame({"name": names, "images": counts}).join(frame)
 
 
+def _fine_tunes(run: Run) -> bool:
+    return bool(run.config.stages) and methods.load(run.config.method).needs == "clip"
+
+
 st.title("Embeddings")
-names = [name for name in shared.finished() if shared.run(name).config.method not in ("zero-shot", "scratch")]
+names = [name for name in shared.finished() if _fine_tunes(shared.run(name))]
 if not names:
     st.info("This page needs a run that fine-tunes a CLIP.")
     st.stop()
@@ -81,13 +89,10 @@ run = shared.run(columns[0].selectbox("Run", names, names.index(shared.demo_firs
 method = shared.choice(columns[1], "Picture", ["tsne", "umap"], "picture",
                        format_func={"tsne": "t-SNE", "umap": "UMAP"}.get)
 colour = shared.choice(columns[2], "Colour", ["group", "class"], "colour")
-if not isinstance(shared.model(run), sk.Model):
-    st.info("This page needs a run that fine-tunes a CLIP.")
-    st.stop()
-mini = f" {shared.world.NOTE}" if run.metrics["mini_world"] else ""
+mini = f" {world.NOTE}" if run.metrics["mini_world"] else ""
 st.caption(f"Up to {A_CLASS} training and {A_CLASS} test images of each class. Hover over a point to see its image; crosses "
            f"are training images. Both pictures keep neighbours and distort distances.{mini}")
-stamp = shared.listing.stamp(run.path)
+stamp = listing.stamp(run.path)
 stages = {"Before: the frozen features": True, f"After: {run.name}": False}
 for column, (title, frozen) in zip(st.columns(2), stages.items(), strict=True):
     frame = _points(run, _picture(str(run.path), stamp, frozen, method), colour)

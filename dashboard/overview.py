@@ -18,7 +18,7 @@ COLUMNS = ("run", "method", "seed", "data", *(c for g in group_names() for c in 
 
 
 @st.cache_resource
-def _started() -> dict[str, tuple[subprocess.Popen, IO[str]]]:
+def _started() -> dict[str, tuple[subprocess.Popen[bytes], IO[str]]]:
     """The demo that trains into each folder, for all who look."""
     return {}
 

@@ -6,8 +6,9 @@ import pandas as pd
 import shared
 import streamlit as st
 
-from sagekit import paper
+from sagekit import methods, paper
 from sagekit.data.longtail import DEFINITIONS
+from sagekit.methods import _about as about
 from sagekit.runs import listing
 from sagekit.runs.metrics import group_names
 
@@ -29,10 +30,21 @@ def _measured(datasets: set[str], definition: str) -> pd.DataFrame:
     return frame[frame["dataset"].isin(datasets)]
 
 
+@st.cache_data(show_spinner=False)
+def _methods() -> dict[str, str]:
+    """The kit's method of each printed system: of its own name, or whose file cites the row."""
+    rows = {published.source.rpartition("row ")[2]: name for name in methods.names()
+            for published in methods.about(name).PUBLISHED.values()}
+    systems = pd.concat([paper.table(number) for number in TITLES])["system"].unique()
+    own = {system: system.lower().replace("-", "_") for system in systems}
+    return {system: rows.get(system, own[system]) for system in systems if system in rows or own[system] in methods.names()}
+
+
 st.title("Paper")
 left, right = st.columns([2, 3])
-number = left.selectbox("Table", list(TITLES), key="table", **shared.LINK, format_func=TITLES.get)
+number = left.selectbox("Table", list(TITLES), key="table", **shared.LINK, format_func=lambda table: TITLES[table])
 words = right.text_input("Search", key="search", **shared.LINK, placeholder="a system, a backbone, a data set")
+assert number is not None
 frame = paper.table(number).drop(columns="table")
 holds = frame.astype(str).apply(lambda column: column.str.contains(words, case=False, regex=False)).any(axis=1)
 numbers = shared.accuracies()
@@ -42,6 +54,14 @@ shared.table(frame[holds], f"table-{number}", column_config={
     column_order=["system", "dataset", *group_names(), "backbone", "parameters", "unit", "epochs", "pretrained"])
 st.caption("As printed in the paper, top-1 in percent; empty where the paper has no number. Parameters: Sage's are in units of "
            "2^20, LIFT's of 10^6 (finding 6).")
+known = {system: name for system, name in _methods().items() if system in set(frame["system"])}
+if known:
+    system = st.selectbox("Methods of this table that the kit has", list(known), index=None, key="method", **shared.LINK,
+                          placeholder="choose one to read what it does")
+    if system is not None:
+        with st.container(border=True):
+            st.markdown(f"**{system}**: `--method {known[system]}`")
+            st.markdown(about.card(known[system]).replace("\n## ", "\n#### "))  # below this page's own headings
 
 st.subheader("Measured here, of the same setting")
 definition = "own" if number == 7 else "beta100"  # finding 9

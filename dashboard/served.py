@@ -33,7 +33,7 @@ def served(runs: Path) -> Iterator[str]:
         process.wait()
 
 
-def _wait(health: str, process: subprocess.Popen) -> None:
+def _wait(health: str, process: subprocess.Popen[bytes]) -> None:
     for _ in range(300):
         if process.poll() is not None:
             raise RuntimeError(f"the dashboard ended with code {process.returncode}")

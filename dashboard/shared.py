@@ -27,7 +27,7 @@ from sagekit.runs.listing import Stamp
 from sagekit.runs.metrics import group_names
 from sagekit.runs.predictions import Predictions
 from sagekit.runs.run import Run
-from sagekit.studies.sweep import DATA_SETTINGS
+from sagekit.settings import DataSettings
 
 VIEW_NAMES = {"single": "single view", "five_crops": "five crops averaged"}
 
@@ -47,7 +47,7 @@ def sidebar() -> None:
     with st.sidebar:
         st.selectbox("Runs folder", list(_folders()), key="folder", **LINK,
                      help="The folder that --runs or SAGEKIT_RUNS names, or one in it: sweeps keep their runs in points.")
-        status = lines()["status"].value_counts() if len(lines()) else {}
+        status = lines()["status"].value_counts().to_dict() if len(lines()) else {}
         st.caption(", ".join(f"{status[s]} {s}" for s in ("finished", "unfinished", "broken") if s in status) or "No runs yet.")
 
 
@@ -116,22 +116,22 @@ def predictions(opened: Run, view: str) -> Predictions:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the images ...")
-def _data(settings: tuple[object, ...], _config: sk.Config) -> sk.DataSet:
-    return sk.load_data(_config)
+def _data(key: str, _settings: DataSettings) -> sk.DataSet:
+    return sk.load_data(_settings)
 
 
 def data(opened: Run) -> sk.DataSet:
     """The data set of a run."""
-    return _data(tuple(str(getattr(opened.config, key)) for key in DATA_SETTINGS), opened.config)
+    return _data(opened.config.data.model_dump_json(), opened.config.data)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the model ...")
-def _model(path: str, stamp: Stamp) -> sk.Classifier:
+def _model(path: str, stamp: Stamp) -> sk.Method:
     opened = Run(path)
     return sk.load_model(opened, opened.metrics["class_names"]).eval()
 
 
-def model(opened: Run) -> sk.Classifier:
+def model(opened: Run) -> sk.Method:
     """The trained network of a run, on the CPU."""
     return _model(str(opened.path), listing.stamp(opened.path))
 
@@ -139,7 +139,7 @@ def model(opened: Run) -> sk.Classifier:
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-LINK = {"bind": "query-params"}
+LINK: dict[str, Any] = {"bind": "query-params"}
 """Of every control: its value is part of the page's address, so that any view is a link."""
 
 

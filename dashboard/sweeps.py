@@ -23,7 +23,7 @@ st.caption(f"{len(results)} runs: " + ", ".join(f"{status[s]} {s}" for s in ("fi
            + ". Mean top-1 and 95 % t interval over seeds; single view, groups by the data's own counts."
            + (f" {world.NOTE}" if "data" in results and "mini world" in set(results["data"]) else ""))
 points = axes_of(results)
-axes = [c for c in points if c not in ("row", "seeds", "failed") and c.removesuffix("_half") not in group_names()]
+axes = [c for c in map(str, points) if c not in ("row", "seeds", "failed") and c.removesuffix("_half") not in group_names()]
 seeds = int(points["seeds"].max())
 named = points[axes].notna().sum(axis=1) if axes else pd.Series(0, index=points.index)
 

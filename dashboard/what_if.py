@@ -5,14 +5,14 @@ import shared
 import streamlit as st
 
 from sagekit import plots
-from sagekit.runs import whatif
+from sagekit.runs import listing, whatif
 from sagekit.runs.metrics import group_names
 from sagekit.runs.run import Run
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _curve(path: str, stamp: object, view: str, definition: str, s_v: float, s_t: float) -> pd.DataFrame:
-    run = shared.Run(path)
+    run = Run(path)
     stored, metrics = shared.predictions(run, view), run.metrics
     return whatif.curve(stored, metrics["class_counts"], metrics["group_counts"][definition], s_v, s_t)
 
@@ -46,9 +46,10 @@ def _sliders(run: Run, view: str, definition: str) -> None:
     with right:
         for column, group in zip(st.columns(4), group_names(), strict=True):
             change = f"{now[group] - trained[group]:+.1f}"
-            same = {"delta_color": "off", "delta_arrow": "off"} if float(change) == 0 else {}
-            column.metric(f"{group}, top-1", f"{now[group]:.1f} %", f"{change} points", border=True, **same)
-        found = _curve(str(run.path), shared.listing.stamp(run.path), view, definition, s_v, s_t)
+            moved = abs(float(change)) > 0  # no group, no change
+            column.metric(f"{group}, top-1", f"{now[group]:.1f} %", f"{change} points", border=True,
+                          delta_color="normal" if moved else "off", delta_arrow="auto" if moved else "off")
+        found = _curve(str(run.path), listing.stamp(run.path), view, definition, s_v, s_t)
         shared.figure(plots.pareto(found, (trained["head"], trained["tail"]), (now["head"], now["tail"]),
                                    "Head against tail as tau moves"), "pareto", found)
     if stored.classes is not None:

@@ -124,7 +124,7 @@ def _ends(frame: pd.DataFrame, column: str, group: str) -> dict:
 
 def differences(frame: pd.DataFrame, title: str, label: str = "row", groups_shown: Sequence[str] = GROUPS) -> go.Figure:
     """Paired differences with intervals (points): columns ``label``, ``GROUP_difference``, ``GROUP_low``, ``GROUP_high``."""
-    known = frame.dropna(subset=[f"{g}_difference" for g in groups_shown])
+    known = frame.dropna(subset=[f"{g}_difference" for g in groups_shown], how="all")
     figure = _figure(title, "difference (points)", "", height=max(270, 140 + 60 * len(known)))
     for i, group in enumerate(groups_shown):
         middle = known[f"{group}_difference"].to_numpy(float)

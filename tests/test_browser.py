@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import small
 from PIL import Image
 
+import sagekit as sk
 from sagekit.plots import browser as browser_path
 
 served = pytest.importorskip("served")
 playwright = pytest.importorskip("playwright.sync_api")
 
 SHOTS = Path(__file__).parents[1] / "build" / "screenshots"
-PAGES = ("", "compare", "images", "what_if", "embeddings", "sweeps", "training", "paper")
+PAGES = ("", "overview", "compare", "images", "what_if", "embeddings", "sweeps", "training", "paper")
 DONE = served.DONE
 KNOWN = "the server responded with a status of 404"
 """Streamlit looks for its health page below every page's own address first, and then at the top."""
@@ -22,10 +24,11 @@ pytestmark = pytest.mark.skipif(browser_path() is None, reason="no Chromium on t
 
 
 @pytest.fixture(scope="module")
-def address(runs, tmp_path_factory):
+def address(runs, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dashboard") / "runs"
-    for name in ("zero-shot", "lift", "sage"):
+    for name in ("zero_shot", "lift", "sage"):
         shutil.copytree(runs[name].path, folder / name)
+    sk.train(small("scratch"), folder / "scratch", data=data, show=False)
     shutil.copytree(runs["sage"].path, folder / "stopped")
     (folder / "stopped" / "metrics.json").unlink()
     (folder / "fig8-mini").mkdir()
@@ -63,18 +66,24 @@ def visit(page, address: str) -> None:
     page.wait_for_selector(DONE)
 
 
+def shot(page, name: str) -> None:
+    """A picture of the whole page."""
+    tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": 1280, "height": min(int(tall) + 40, 4000)})
+    page.wait_for_timeout(500)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_loads(page, address, name):
     visit(page, f"{address}/{name}")
     assert page.locator('[data-testid="stException"]').count() == 0
     assert page.locator('[data-testid="stAlertContentError"]').count() == 0
-    if name not in ("", "paper", "training", "images"):
+    assert page.get_by_text("Page not found").count() == 0
+    if name not in ("paper", "training"):
         page.wait_for_selector(".js-plotly-plot .main-svg, .vega-embed canvas, .vega-embed svg")
-    tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
-    page.set_viewport_size({"width": 1280, "height": min(int(tall) + 40, 4000)})
-    page.wait_for_timeout(500)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name or 'overview'}.png")
+    shot(page, name or "home")
     wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth - "
                          "document.querySelector('[data-testid=stMain]').clientWidth")
     assert wide <= 0  # nothing runs out of the page
@@ -91,7 +100,8 @@ def test_a_slider_moves_the_numbers_and_the_address(page, address):
     slider = page.get_by_role("slider").first
     slider.focus()
     page.keyboard.press("End")  # one move: several would leave numbers in between to be read
-    page.wait_for_function("before => document.querySelector('[data-testid=stMetricValue]').innerText != before", arg=before[0])
+    page.wait_for_function("before => [...document.querySelectorAll('[data-testid=stMetricValue]')].map(m => m.innerText)"
+                           ".join() != before.join()", arg=before)
     page.wait_for_selector(DONE)
     page.wait_for_function("location.search.includes('tau=')")
     moved, link = metrics(page), page.url
@@ -101,8 +111,39 @@ def test_a_slider_moves_the_numbers_and_the_address(page, address):
 
 
 def test_a_shared_link_opens_the_view(page, address):
-    visit(page, f"{address}/compare?runs=zero-shot&runs=sage&groups=counts+at+ratio+100")
-    page.get_by_role("heading", name="sage minus zero-shot, class by class").wait_for()
+    visit(page, f"{address}/compare?runs=zero_shot&runs=sage&groups=counts+at+ratio+100")
+    page.get_by_role("heading", name="sage minus zero_shot, class by class").wait_for()
+
+
+def test_the_overview_opens_by_its_own_address(page, address):
+    """With all that stands in the link, and marked in the menu as when one comes by the menu."""
+    visit(page, f"{address}/overview?folder=runs&methods=sage&methods=lift&words=s")
+    page.get_by_role("heading", name="Overview").wait_for()
+    page.wait_for_function("!location.pathname.includes('overview')")
+    page.wait_for_selector(DONE)
+    assert page.get_by_text("Page not found").count() == 0
+    assert page.get_by_label("Name holds").input_value() == "s"
+    assert all(part in page.url for part in ("methods=sage", "methods=lift", "words=s"))
+    assert page.locator('[data-testid="stSidebarNavLink"][aria-current="page"]').all_inner_texts() == ["Overview"]
+
+
+def test_runs_of_other_sizes_stand_beside_each_other(page, address):
+    visit(page, f"{address}/images?first=scratch&second=sage")
+    page.get_by_text("scratch has no attention maps").wait_for()
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg .gtitle').length == 2")
+    shot(page, "sizes")
+
+
+def test_a_method_says_what_it_does(page, address):
+    visit(page, f"{address}/paper?table=1:+CIFAR-100-LT&method=BBN")
+    page.get_by_text("--method bbn").wait_for()
+    shot(page, "method")
+
+
+def test_methods_over_seeds(page, address):
+    visit(page, f"{address}/compare?what=methods+over+seeds")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    shot(page, "seeds")
 
 
 def test_an_upload_is_predicted_and_a_bad_one_refused(page, address, tmp_path):

@@ -7,11 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import plotly.io as pio
 import psutil
 import pytest
+from conftest import small
 from streamlit.testing.v1 import AppTest
 
-from sagekit import Run
+import sagekit as sk
+from sagekit import Run, paper
+from sagekit.methods._about import card
 from sagekit.runs.predictions import reduced
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
@@ -44,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def many(folder, runs):
     """Three finished runs, a broken, an unfinished and a failed one, and a sweep with a failed point."""
-    for name in ("zero-shot", "lift", "sage"):
+    for name in ("zero_shot", "lift", "sage"):
         shutil.copytree(runs[name].path, folder / name)
     shutil.copytree(runs["sage"].path, folder / "broken")
     (folder / "broken" / "metrics.json").write_text('{"results": ')
@@ -61,6 +65,12 @@ def many(folder, runs):
     (folder / "pairs" / "results.csv").write_text(
         header + "".join(f'"gamma={a}, mu={b}",0,p,,finished,{point}' for a in (0.1, 0.2) for b in (0.5, 1)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory, data):
+    """A run of a network that sees 24 pixels and has no attention."""
+    return sk.train(small("scratch"), tmp_path_factory.mktemp("scratch") / "scratch", data=data, show=False)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -89,7 +99,7 @@ def test_pages_with_many_runs_and_broken_ones(page, many):
 def test_the_overview_lists_all_and_says_what_is_broken(many):
     app = opened("overview")
     tables = [table.value for table in app.dataframe]
-    assert tables[0]["run"].tolist() == ["lift", "sage", "zero-shot"]
+    assert tables[0]["run"].tolist() == ["lift", "sage", "zero_shot"]
     assert tables[0]["all_interval"].str.fullmatch(r"\d+\.\d-\d+\.\d").all()
     assert tables[1]["run"].tolist() == ["broken"]
     assert "damaged" in tables[1]["problem"].iloc[0]
@@ -118,11 +128,13 @@ def test_without_runs_a_button_trains_the_demo(folder):
 
 
 def test_compare_shows_the_paired_test(many):
-    app = opened("compare", runs=["zero-shot", "sage"])
+    app = opened("compare", runs=["zero_shot", "sage"])
     table = app.dataframe[0].value
     assert table["group"].tolist() == ["all", "medium", "tail"]
     assert table["images"].iloc[0] == 192
-    assert "sage minus zero-shot, class by class" in shown(app)
+    assert "sage minus zero_shot, class by class" in shown(app)
+    drawn = pio.from_json(app.get("plotly_chart")[1].proto.spec)
+    assert drawn.layout.yaxis.ticktext == ("sage",)  # a group without images hides no other
 
 
 def test_compare_refuses_other_test_sets_with_the_reason(many):
@@ -147,14 +159,76 @@ def test_compare_methods_over_seeds(many, runs):
     assert app.dataframe[0].value["group"].tolist() == ["all", "head", "medium", "tail"]
 
 
+def test_a_seed_that_is_there_twice_counts_once(many, runs):
+    """In the label and in the page's numbers."""
+    for method in ("lift", "sage"):
+        shutil.copytree(runs[method].path, many / f"{method}-again")
+    app = opened("compare", what="methods over seeds")
+    assert not app.exception
+    assert not app.error
+    labels = app.selectbox(key="first_method").options
+    assert [label.rpartition(" (")[2] for label in labels] == ["1 seed)"] * 3
+    app.selectbox(key="first_method").set_value(next(label for label in labels if "lift" in label))
+    app.selectbox(key="second_method").set_value(next(label for label in labels if "sage" in label)).run()
+    assert "1 seed(s) in both. 2 run(s) repeat a seed" in shown(app)
+    alone = opened("compare", runs=["lift", "sage"]).dataframe[0].value.set_index("group")["difference"]
+    found = app.dataframe[0].value.set_index("group")["difference"].dropna()
+    assert found.to_dict() == pytest.approx(alone.to_dict())
+
+
+def test_compare_says_which_test_a_p_is_of(many):
+    """The words of ``sagekit.runs.compare``."""
+    app = opened("compare", runs=["zero_shot", "sage"])
+    for table in (app.dataframe[0], app.dataframe[1]):
+        columns = json.loads(table.proto.columns)
+        assert (columns["p"]["label"], columns["p_holm"]["label"]) == ("p (exact McNemar)", "p (Holm)")
+    assert "Holm: corrected for the groups of one run" in shown(app)
+    assert "Holm: corrected for all 48 classes" in shown(app)
+
+
 def test_images_that_one_run_gets_right_and_the_other_wrong(many):
-    app = opened("images", first="zero-shot", second="sage", show="only sage is right")
+    app = opened("images", first="zero_shot", second="sage", show="only sage is right")
     table = next(t.value for t in app.dataframe if "true class" in t.value)
     assert table["sage"].str.startswith("✓").all()
-    assert table["zero-shot"].str.startswith("✗").all()
+    assert table["zero_shot"].str.startswith("✗").all()
     measured = next(t.value for t in app.dataframe if "model" in t.value).set_index("model")["on the object (%)"]
     assert measured.index.tolist() == ["zero-shot (frozen)", "sage", "spread evenly"]
     assert measured.between(0, 100).all()
+
+
+@pytest.mark.parametrize("order", [("scratch", "sage"), ("sage", "scratch")])
+def test_runs_that_see_other_sizes_each_get_their_own_view(many, scratch, order):
+    """A network without attention says so in one line, beside the others."""
+    shutil.copytree(scratch.path, many / "scratch")
+    app = opened("images", first=order[0], second=order[1])
+    assert not app.exception
+    assert not app.error
+    (line,) = (caption.value for caption in app.caption if "attention maps" in caption.value)
+    assert line.startswith("scratch has no attention maps: ")
+    titles = [json.loads(figure.proto.spec)["layout"]["title"]["text"] for figure in app.get("plotly_chart")]
+    assert sorted(titles) == ["CLS attention, block 6, mean of heads", "Seen by scratch: 24 pixels"]
+    measured = next(t.value for t in app.dataframe if "model" in t.value)["model"].tolist()
+    assert measured == ["zero-shot (frozen)", "sage", "spread evenly"]
+    table = next(t.value for t in app.dataframe if "true class" in t.value)
+    assert {"scratch", "sage"} < set(table.columns)
+
+
+def test_a_view_that_differs_is_a_figure_of_its_own(many):
+    path = many / "lift" / "config.yaml"
+    path.write_text(path.read_text().replace("test_resize: 48", "test_resize: 60"))
+    app = opened("images", first="lift", second="sage", block="3")
+    assert not app.exception
+    assert len(app.get("plotly_chart")) == 2
+    assert [slider.value for slider in app.select_slider] == [3, 6]
+
+
+def test_only_networks_from_scratch(folder, scratch):
+    shutil.copytree(scratch.path, folder / "scratch")
+    app = opened("images")
+    assert not app.exception
+    assert not app.error
+    assert "scratch has no attention maps" in shown(app)
+    assert "needs a run that fine-tunes a CLIP" in opened("embeddings").info[0].value
 
 
 def test_images_of_a_class_block_and_head_by_link(many):
@@ -239,6 +313,19 @@ def test_the_paper_s_tables_can_be_searched(many):
     assert app.dataframe[0].value["system"].tolist() == ["LIFT"] * 3
     assert "another thing" in shown(app)
     assert all(f"\n{n}. " in "\n" + shown(app) for n in range(1, 12))
+
+
+def test_a_system_of_the_paper_s_tables_says_what_it_does():
+    app = opened("paper", table="1: CIFAR-100-LT")
+    known = app.selectbox(key="method").options
+    assert {"LIFT", "Sage", "BBN", "ProCo"} <= set(known) < set(paper.table(1)["system"])
+    app.selectbox(key="method").set_value("BBN").run()
+    assert not app.exception
+    assert "`--method bbn`" in shown(app)
+    assert card("bbn").splitlines()[0] in shown(app)
+    assert opened("paper", table="7: other losses", method="CE").selectbox(key="method").value == "CE"
+    assert "`--method scratch`" in shown(opened("paper", table="7: other losses", method="CE"))
+    assert "method" not in [box.key for box in opened("paper", table="10: W_proj, CIFAR-100-LT").selectbox]
 
 
 def test_runs_of_the_table_s_own_data_are_put_beside_it(many):
