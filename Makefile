@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test check lint install clean
 
 demo: install
 	$(BIN)/sagekit demo $(if $(HEADLESS),--headless)
 
 test: install lint
 	$(BIN)/python -m pytest
+
+check: install lint
+	$(BIN)/python -m pytest tests -m "not slow"
 
 lint: install
 	$(BIN)/ruff check .
