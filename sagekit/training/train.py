@@ -80,6 +80,8 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     data = data or load_data(config.data)
     _check(config, data, accelerator.num_processes)
     model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist())
+    for number, stage in enumerate(config.stages[:1]):  # before anything is written
+        _trained_in(model, stage, config.method, number)
     if accelerator.is_main_process:
         run.write_config(config)
         run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
