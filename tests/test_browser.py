@@ -20,7 +20,8 @@ DONE = served.DONE
 KNOWN = "the server responded with a status of 404"
 """Streamlit looks for its health page below every page's own address first, and then at the top."""
 
-pytestmark = pytest.mark.skipif(browser_path() is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
+    browser_path() is None, reason="no Chromium on this machine (Debian: apt install chromium)")]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ def wide(monkeypatch):
     monkeypatch.setattr(cli.console, "_width", 200)
 
 
+@pytest.mark.slow
 def test_demo_prints_the_table_and_can_be_repeated(tmp_path, capsys):
     code, out, err = call("demo", "--headless", "--runs", tmp_path, *SMALL, capsys=capsys)
     assert code == 0, err
@@ -36,6 +37,7 @@ def test_demo_prints_the_table_and_can_be_repeated(tmp_path, capsys):
     assert call("demo", "--headless", "--runs", tmp_path, *SMALL, capsys=capsys)[1] == out
 
 
+@pytest.mark.slow
 def test_evaluate_finds_data_that_has_moved_since_training(cifar, capsys):
     shutil.copytree(cifar / "cifar-100-python", cifar / "before" / "cifar-100-python")
     small = ("--preset", "cifar100-lt-100", "--method", "scratch", "--set=epochs=1", "--set=largest_class=20",
@@ -49,6 +51,7 @@ def test_evaluate_finds_data_that_has_moved_since_training(cifar, capsys):
     assert "200 test images" in out
 
 
+@pytest.mark.slow
 def test_train_evaluate_compare_fold(tmp_path, capsys):
     for method in ("lift", "sage"):
         code, _, err = call("train", "--method", method, "--out", tmp_path / method, *SMALL, capsys=capsys)
@@ -170,18 +173,21 @@ def test_measuring_again_takes_no_setting_that_changes_it(key, tmp_path, capsys)
     assert f"'{key.partition('=')[0]}' would change what is measured" in err
 
 
+@pytest.mark.slow
 def test_pretrain(tmp_path, capsys):
     code, out, _ = call("pretrain", "--steps", 1, "--out", tmp_path / "m.safetensors", capsys=capsys)
     assert code == 0
     assert "of the mini world" in out
 
 
+@pytest.mark.slow
 def test_runs_folder_from_the_environment(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SAGEKIT_RUNS", str(tmp_path / "elsewhere"))
     assert call("train", "--method", "zero_shot", "--set=test_per_class=1", capsys=capsys)[0] == 0
     assert (tmp_path / "elsewhere" / "mini-zero_shot-0" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), [
     (["train", "--set", "learning_rate=1"], "no setting 'learning_rate'"),
     (["train", "--set", "method=lift"], "'method' is no setting: it is chosen with --method"),
@@ -235,6 +241,7 @@ def test_every_command_has_help(command, capsys):
     assert "Usage" in out
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command_line(tmp_path):
     done = subprocess.run([sys.executable, "-m", "sagekit", "evaluate", "none"], capture_output=True, text=True, cwd=tmp_path,
                           check=False)

@@ -81,6 +81,7 @@ def test_pages_without_runs(page):
     assert app.title[0].value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_with_one_run(page, folder, runs):
     shutil.copytree(runs["sage"].path, folder / "only")
@@ -89,6 +90,7 @@ def test_pages_with_one_run(page, folder, runs):
     assert not app.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_with_many_runs_and_broken_ones(page, many):
     app = opened(page)
@@ -272,6 +274,7 @@ def test_what_if_says_when_it_is_approximate(many):
     assert not opened("what_if", run="lift").warning
 
 
+@pytest.mark.slow
 def test_embeddings_measure_the_gap(many):
     app = opened("embeddings", run="sage")
     gaps = app.dataframe[0].value
@@ -315,6 +318,7 @@ def test_the_paper_s_tables_can_be_searched(many):
     assert all(f"\n{n}. " in "\n" + shown(app) for n in range(1, 12))
 
 
+@pytest.mark.slow
 def test_a_system_of_the_paper_s_tables_says_what_it_does():
     app = opened("paper", table="1: CIFAR-100-LT")
     known = app.selectbox(key="method").options
@@ -335,6 +339,7 @@ def test_runs_of_the_table_s_own_data_are_put_beside_it(many):
     assert app.dataframe[1].value["run"].tolist() == ["sage"]
 
 
+@pytest.mark.slow
 def test_folders_are_chosen_by_link_and_only_among_those_found(many, runs, tmp_path):
     shutil.copytree(runs["lift"].path, many / "points" / "inner")
     app = opened("overview", folder="mine/points")
@@ -354,6 +359,7 @@ def test_a_run_that_breaks_while_it_is_looked_at_is_one_line(many):
     assert app.selectbox(key="run").value != "sage"  # it is broken now, and no longer offered
 
 
+@pytest.mark.slow
 def test_the_runs_option_stands_after_two_dashes():
     """``streamlit run dashboard/app.py -- --runs DIR``: Streamlit hands on what stands after the dashes."""
     code = "import shared; print(shared.base())"

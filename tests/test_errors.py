@@ -10,6 +10,7 @@ sk.Run("nowhere").config
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_cell_fails_with_one_line_and_no_stack(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     with pytest.raises(nbclient.exceptions.CellExecutionError):

@@ -110,7 +110,7 @@ def test_its_file_says_what_it_is(method):
     text = methods.about(method).__doc__
     first = text.split("\n\n")[0]
     assert first.lower().startswith(("classifier only", "resnet-32", "zero-shot", method))
-    assert re.search(r"\(.*\d{4}\)|\(.*Table \d+.*\)|\(the paper of this kit\)", first)
+    assert re.search(r"\(.*\d{4}\)|\(.*Table \d+.*\)|a control", first)
     assert "It believes" in text or "believes that" in text
     assert "Where" in text or method == "classifier"
     assert methods.load(method).paper
@@ -194,6 +194,7 @@ def test_its_loss_is_that_of_its_literal_twin(method, stage, epoch, backbone):
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-7, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "number"), STAGES)
 def test_a_few_steps_lower_the_loss(method, number, world, backbone):
     config = tiny(method)
@@ -234,6 +235,7 @@ def test_classifier_only_trains_the_head_alone(backbone):
 # --- how it trains --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", NAMES)
 def test_a_tiny_run_finishes(method, trained, world):
     run = trained(method)
@@ -242,6 +244,7 @@ def test_a_tiny_run_finishes(method, trained, world):
     assert len(run.history) == tiny(method).epochs if method in TRAINED else not (run.path / "weights.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "epoch"), KILLS)
 def test_killed_in_any_stage_it_continues_bit_for_bit(method, epoch, tmp_path, trained, world, backbone, monkeypatch):
     """``epoch`` counts through all stages; the first of a stage is killed too, when only the stage before it is on disk."""
@@ -275,6 +278,7 @@ def test_two_processes_or_a_refusal(method, world):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path, trained):
     """LIFT, for all: with BatchNorm each process normalises by its own half of the batch, as everywhere, and none of the
     networks from scratch can come out the same."""

@@ -75,6 +75,7 @@ def test_no_path_of_the_author_s_machine(notebook):
     assert not re.search(r"/(home|root|Users|tmp|work)/", nbformat.writes(notebook))
 
 
+@pytest.mark.slow
 def test_nbgrader_makes_the_student_version(tmp_path):
     source = tmp_path / "source" / "course"
     source.mkdir(parents=True)

@@ -45,6 +45,7 @@ def test_a_class_without_training_images_has_no_gap():
     assert len(embeddings.gap(on_circle(0), torch.tensor([0]), on_circle(0, 90), torch.tensor([0, 1]))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tsne", "umap"])
 def test_two_clusters_stay_apart(method):
     g = torch.Generator().manual_seed(0)

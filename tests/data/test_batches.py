@@ -34,6 +34,7 @@ def same(one, other):
                for a, b in zip((*x.views, x.labels, x.places), (*y.views, y.labels, y.places), strict=True))
 
 
+@pytest.mark.slow
 def test_an_epoch_depends_on_seed_and_epoch_alone(data):
     first, again, later, other = (parts(data.train, TWO, epoch, seed=seed) for epoch, seed in ((0, 0), (0, 0), (1, 0), (0, 1)))
     assert all(map(same, first, again))
@@ -75,6 +76,7 @@ def test_steps_of_an_epoch(images, feed, dealt, steps):
     assert steps_per_epoch(images, feed, dealt) == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_processes_share_the_batch_of_one_process(data, accumulate):
     whole = parts(data.train, TWO)
@@ -149,6 +151,7 @@ def test_processes_share_photos(photos):
     assert torch.equal(torch.cat([part[0].views[0] for part in dealt]), whole[0].views[0])
 
 
+@pytest.mark.slow
 def test_spawned_workers_read_photos_too(photos):
     """As on macOS, where a worker gets nothing that cannot be pickled."""
     feed = Feed(6, (every_image, reverse), (views.crop, views.strong))

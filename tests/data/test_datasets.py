@@ -15,6 +15,7 @@ def small(**changes):
 # --- the world ---
 
 
+@pytest.mark.slow
 def test_world_is_long_tailed_and_tested_balanced():
     data = load_data(DataSettings())
     assert (data.class_counts.max(), data.class_counts.min()) == (500, 5)
@@ -29,6 +30,7 @@ def test_world_changes_with_the_data_s_seed_alone():
     assert not torch.equal(first[:50], other[:50])
 
 
+@pytest.mark.slow
 def test_world_groups_by_both_definitions():
     data = load_data(small(largest_class=500, imbalance_ratio=10, test_per_class=1))
     assert data.group_counts["own"].min() == 50

@@ -10,6 +10,8 @@ from sagekit.data import world
 from sagekit.data.longtail import GROUPS
 from sagekit.settings import DataSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory, backbone):

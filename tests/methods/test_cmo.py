@@ -73,6 +73,7 @@ def test_no_mixing_at_the_start_and_at_the_end(pasted):
     assert mixing == list(range(4, 12))
 
 
+@pytest.mark.slow
 def test_half_of_the_batches_are_mixed(pasted):
     model = build(epochs=15).eval()
     with torch.no_grad():
@@ -85,6 +86,7 @@ def test_half_of_the_batches_are_mixed(pasted):
         assert uniform.max() - uniform.min() > 0.9
 
 
+@pytest.mark.slow
 def test_accumulated_parts_of_a_batch_share_their_box(pasted, tmp_path):
     config = sk.Config.preset("mini", "cmo", **TINY, epochs=2, batch_size=64, accumulate=2, plain_epochs=0, mix_probability=1.0)
     sk.train(config, tmp_path / "run", show=False)

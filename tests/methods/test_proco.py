@@ -124,6 +124,7 @@ def test_the_classifier_alone_predicts(model, batch):
     torch.testing.assert_close(logits.prediction, model.head(model.net(batch.views[0])))
 
 
+@pytest.mark.slow
 def test_statistics_count_both_views_and_travel_with_the_weights(tmp_path):
     config = sk.Config.preset("mini", "proco", **TINY, epochs=2, batch_size=64)
     data = sk.load_data(config.data)

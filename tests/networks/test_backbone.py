@@ -18,6 +18,7 @@ def test_blocks_one_by_one_are_open_clip_s_encoder(backbone):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_vit_b_16_blocks_are_open_clip_s_encoder():
     net = load_backbone(Config.preset("cifar100-lt-100", pretrained="random").network)
@@ -28,6 +29,7 @@ def test_vit_b_16_blocks_are_open_clip_s_encoder():
     torch.testing.assert_close(net.mean.flatten(), torch.tensor(open_clip.OPENAI_DATASET_MEAN))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_padding_after_the_longest_prompt_is_left_out():
     net = load_backbone(Config.preset("cifar100-lt-100", pretrained="random").network)
@@ -60,6 +62,7 @@ def test_quick_gelu_by_silu_is_open_clip_s_mlp():
         torch.testing.assert_close(net.mlp(1, tokens), theirs)
 
 
+@pytest.mark.slow
 def test_random_weights_are_the_same_ones_again():
     config = Config.preset("cifar100-lt-100", backbone="ViT-B-32-quickgelu", pretrained="random").network
     before = torch.get_rng_state()
@@ -83,6 +86,7 @@ def test_cls_only_attention_is_the_first_row(backbone):
     torch.testing.assert_close(backbone.attend(2, tokens, cls_only=True), backbone.attend(2, tokens)[:, :1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "reason"), [
     ("RN50", "not a plain open_clip ViT"), ("convnext_base", "not a plain open_clip ViT"), ("coca_ViT-B-32", "pools"),
     ("ViT-B-16-SigLIP", "not a plain open_clip ViT"),

@@ -164,6 +164,7 @@ def test_a_missing_photo_is_one_line(folder, backbone, photos):
         predicted(backbone, photos, method="sage", workers=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ensembling", [False, True])
 @pytest.mark.parametrize("method", ["sage", "classifier", "zero_shot"])
 def test_predictions_do_not_change_by_it(folder, runs, data, backbone, method, ensembling):

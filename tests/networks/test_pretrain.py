@@ -42,6 +42,7 @@ def test_schedule():
     assert learning_rate(1999, 2000) < 1e-6
 
 
+@pytest.mark.slow
 def test_pretraining_writes_a_model_and_its_card(tmp_path):
     out = tmp_path / "m.safetensors"
     card = pretrain(out, steps=2)
@@ -53,6 +54,7 @@ def test_pretraining_writes_a_model_and_its_card(tmp_path):
         pretrain(out, steps=2)
 
 
+@pytest.mark.slow
 def test_a_stopped_pretraining_continues_to_the_same_weights(tmp_path, monkeypatch):
     from sagekit.networks import pretrain as module
 
@@ -78,6 +80,7 @@ def test_a_stopped_pretraining_continues_to_the_same_weights(tmp_path, monkeypat
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_what_its_card_says():
     card = json.loads(mini.CARD.read_text())
     assert card["sha256"] == sha256(mini.WEIGHTS)

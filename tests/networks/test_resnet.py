@@ -53,6 +53,7 @@ def test_bytes_and_fractions_are_the_same_image():
     torch.testing.assert_close(model.logits(pixels).z, model.logits(pixels / 255).z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "cdb"])
 def test_a_run_resumes_bit_for_bit_and_measures_again(tmp_path, loss, monkeypatch):
     trainer = sys.modules["sagekit.training.train"]
@@ -76,6 +77,7 @@ def test_a_run_resumes_bit_for_bit_and_measures_again(tmp_path, loss, monkeypatc
     assert again["results"]["single"]["all"] == whole.metrics["results"]["single"]["all"]
 
 
+@pytest.mark.slow
 def test_it_runs_on_cifar_100_lt(tmp_path, cifar):
     """At 32 px, on a folder in CIFAR-100's format; five crops too."""
     config = Config.preset("cifar100-lt-10", "scratch", data_root=cifar, epochs=1, ensembling=True, share_stages=False)
@@ -84,6 +86,7 @@ def test_it_runs_on_cifar_100_lt(tmp_path, cifar):
     assert set(run.metrics["results"]) == {"single", "five_crops"}
 
 
+@pytest.mark.slow
 def test_it_learns_a_batch_by_heart():
     g = torch.Generator().manual_seed(0)
     images, labels = torch.rand(16, 3, 24, 24, generator=g), torch.arange(16) % 4

@@ -5,6 +5,7 @@ from sagekit import UserError
 from sagekit.studies.demo import METHODS, demo_runs, progress
 
 
+@pytest.mark.slow
 def test_the_three_runs_are_trained_once(tmp_path):
     runs = demo_runs(tmp_path, seed=3, **SMALL)
     assert tuple(runs) == METHODS
@@ -14,6 +15,7 @@ def test_the_three_runs_are_trained_once(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")} == written
 
 
+@pytest.mark.slow
 def test_progress_is_read_from_the_folders(tmp_path):
     assert progress(tmp_path) == 0
     demo_runs(tmp_path, **{**SMALL, "epochs": 5})

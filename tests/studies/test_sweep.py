@@ -70,12 +70,14 @@ def test_points_are_trained_once(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.json")} == before
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_results(tmp_path):
     points = over_seeds({"a": tiny(), "b": tiny(lr=0.02)}, 1)
     one, two = (run_points(points, tmp_path / str(w), workers=w, show=False) for w in (1, 2))
     assert one["all"].tolist() == pytest.approx(two["all"].tolist(), abs=1.1)  # threads: last bits
 
 
+@pytest.mark.slow
 def test_a_failed_point_is_recorded_and_can_be_tried_again(tmp_path):
     points = [Point("good", tiny()), Point("bad", tiny(lr=1e12))]
     frame = run_points(points, tmp_path, show=False)
@@ -95,6 +97,7 @@ def test_the_caller_s_threads_stay_as_they_were(tmp_path):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_progress_counts_what_is_on_disk(tmp_path, monkeypatch):
     text = io.StringIO()
     monkeypatch.setattr(sweep, "bar", lambda total, what, show: tqdm(total=total, file=text))
@@ -111,6 +114,7 @@ def test_open_points_are_listed(tmp_path):
     assert results([Point("a", tiny())], tmp_path)["status"].tolist() == ["open"]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_continues(tmp_path):
     """What a kill leaves behind: one finished point, one with a state; both end up finished, the first untouched."""
     points = over_seeds({"a": tiny(), "b": tiny(lr=0.02)}, 1)
@@ -119,6 +123,7 @@ def test_a_killed_sweep_continues(tmp_path):
     assert run_points(points, tmp_path, show=False)["status"].tolist() == ["finished", "finished"]
 
 
+@pytest.mark.slow
 def test_a_real_local_dask_cluster_trains_the_points(tmp_path, monkeypatch):
     from distributed import LocalCluster
 
@@ -166,6 +171,7 @@ def test_bad_sweeps_are_one_line(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_dask_s_own_local_workers_leave_the_environment_alone(tmp_path):
     before = dict(os.environ)
     frame = run_points([Point("a", tiny()), Point("b", tiny(lr=0.02))], tmp_path, workers=2, backend="dask", show=False)

@@ -27,6 +27,7 @@ def test_evaluating_again_gives_the_same_numbers(copy):
     assert sk.evaluate(copy, show=False)["results"] == before
 
 
+@pytest.mark.slow
 def test_five_crops_are_the_mean_of_five_logits(copy, data, backbone):
     metrics = sk.evaluate(copy, ensembling=True, show=False)
     assert metrics["results"].keys() == {"single", "five_crops"}
@@ -85,6 +86,7 @@ def test_this_machine_s_settings_may_differ(copy):
     assert sk.evaluate(copy, show=False, device="cpu", workers=0)["results"] == before
 
 
+@pytest.mark.slow
 def test_stored_five_crops_stay_unless_they_are_turned_off(copy):
     first = sk.evaluate(copy, ensembling=True, show=False)["results"]
     assert sk.evaluate(copy, show=False)["results"] == first
@@ -92,6 +94,7 @@ def test_stored_five_crops_stay_unless_they_are_turned_off(copy):
     assert sk.evaluate(copy, ensembling=False, show=False)["results"].keys() == {"single"}
 
 
+@pytest.mark.slow
 def test_the_record_says_with_what_it_was_measured(copy):
     assert copy.metrics["versions"] == {"sagekit": sk.__version__, "method": sk.methods.load("sage").version,
                                         "torch": torch.__version__}

@@ -13,6 +13,7 @@ from sagekit.training.export import export_onnx
 from sagekit.training.fold import fold_run
 
 
+@pytest.mark.slow
 def test_a_folded_run_predicts_the_same(runs, tmp_path):
     path = shutil.copytree(runs["sage"].path, tmp_path / "sage")
     result = fold_run(path)
@@ -45,6 +46,7 @@ def test_a_folder_that_is_no_run(tmp_path):
         fold_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_answers_with_the_same_classes(runs, tmp_path, data):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = shutil.copytree(runs["sage"].path, tmp_path / "sage")

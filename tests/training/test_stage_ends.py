@@ -47,6 +47,7 @@ def first(tmp_path, data):
     return run
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_it_and_ends_in_the_same_bits(tmp_path, data, first):
     config = tiny(classifier_epochs=2)
     second, taken = trained(tmp_path / "second", data, config)
@@ -59,6 +60,7 @@ def test_a_second_run_takes_it_and_ends_in_the_same_bits(tmp_path, data, first):
     assert second.history.iloc[0].equals(first.history.iloc[0])
 
 
+@pytest.mark.slow
 def test_another_method_with_the_same_first_stage_takes_it(tmp_path, data):
     _, taken = trained(tmp_path / "scratch", data, tiny("scratch"))
     second, taken_second = trained(tmp_path / "crt", data, tiny(classifier_epochs=1))
@@ -67,6 +69,7 @@ def test_another_method_with_the_same_first_stage_takes_it(tmp_path, data):
     assert same(second, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_run_killed_in_the_next_stage_s_first_epoch_continues_to_the_same_bits(tmp_path, data, first, monkeypatch, shared):
     """What the next stage starts anew stays new: the kept state is older than that."""
@@ -88,6 +91,7 @@ def test_a_run_killed_in_the_next_stage_s_first_epoch_continues_to_the_same_bits
     assert same(resumed, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", ["safetensors", "json"])
 def test_a_damaged_file_is_ignored_and_made_again(tmp_path, data, first, folder, damaged):
     (path,) = folder.glob(f"stage-*.{damaged}")
@@ -130,6 +134,7 @@ def test_other_images_or_labels_are_another_stage(data):
     assert place(data, data_seed=1) != place(data)
 
 
+@pytest.mark.slow
 def test_it_is_kept_nowhere_where_it_is_not_shared(tmp_path, data, folder):
     trained(tmp_path / "run", data, tiny(share_stages=False, classifier_epochs=1))
     trained(tmp_path / "cosine", data, tiny("scratch", head="cosine"))

@@ -23,6 +23,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.slow
 def test_algorithm_1_by_hand(tmp_path, backbone, data):
     """The loop written out with the library's parts gives the trainer's weights."""
     config = small(epochs=2, precision="fp32")
@@ -51,6 +52,7 @@ def test_one_epoch_stays_far_above_chance(runs):
     assert accuracy["sage"] > 0.2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tmp_path, backbone, data, runs):
     again = sk.train(small(), tmp_path / "again", data=data, backbone=backbone, show=False)
     other = sk.train(small(seed=1), tmp_path / "other", data=data, backbone=backbone, show=False)
@@ -58,6 +60,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, backbone, data, runs):
     assert not same(other.weights(), runs["sage"].weights())
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_bit_for_bit(tmp_path, backbone, data, monkeypatch):
     config = small(epochs=3)
     whole = sk.train(config, tmp_path / "whole", data=data, backbone=backbone, show=False)
@@ -81,6 +84,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, backbone, data, monkeypatc
     assert not (tmp_path / "cut" / "state.pt").exists()
 
 
+@pytest.mark.slow
 def test_accumulated_parts_are_one_batch(tmp_path, backbone, data):
     whole, parts = (sk.train(small(accumulate=a, precision="fp32", drop_last=True), tmp_path / str(a), data=data,
                              backbone=backbone, show=False) for a in (1, 4))
@@ -88,6 +92,7 @@ def test_accumulated_parts_are_one_batch(tmp_path, backbone, data):
         torch.testing.assert_close(parts.weights()[name], value, atol=1e-4, rtol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_bf16_stays_near_float32(tmp_path, backbone, data):
     half, full = (sk.train(small(precision=precision), tmp_path / precision, data=data, backbone=backbone, show=False)
                   for precision in ("bf16", "fp32"))
@@ -96,6 +101,7 @@ def test_bf16_stays_near_float32(tmp_path, backbone, data):
     assert half.weights()["head.rows"].dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_step_trains_the_same(tmp_path, backbone, data):
     plain, compiled = (sk.train(small(compile=c, precision="fp32"), tmp_path / str(c), data=data, backbone=backbone, show=False)
@@ -105,6 +111,7 @@ def test_a_compiled_step_trains_the_same(tmp_path, backbone, data):
         torch.testing.assert_close(compiled.weights()[name], value, atol=2e-4, rtol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_compiling_is_one_line(tmp_path, backbone, data, monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
@@ -113,11 +120,13 @@ def test_without_a_compiler_compiling_is_one_line(tmp_path, backbone, data, monk
     assert sk.train(small("lift"), tmp_path / "run", resume=True, data=data, backbone=backbone, show=False).finished
 
 
+@pytest.mark.slow
 def test_vector_gate_trains(tmp_path, backbone, data):
     run = sk.train(small(gate="vector"), tmp_path / "vector", data=data, backbone=backbone, show=False)
     assert run.weights()["net.adapters.0.gate"].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_vector_gate_follows_the_projection(tmp_path, backbone, data):
     """Finding 5 in a whole run: same losses within 2 %, though the shared LayerNorm and w_bar move a little."""
     a, b = (sk.train(small(gate=gate, lr=0.01, guidance_grad=False), tmp_path / gate, data=data, backbone=backbone, show=False)
@@ -161,6 +170,7 @@ def learning_rate(stage, epoch, share=0.0):
     return stage.optimizer.lr * stage.rate(epoch, share, stage.epochs)
 
 
+@pytest.mark.slow
 def test_the_rates_of_a_run_are_the_schedule_s(tmp_path, data):
     """In two stages; each counts its epochs from 0."""
     config = small("crt", epochs=2, classifier_epochs=2, warmup_epochs=4, lr=0.04, classifier_lr=0.02)
@@ -184,6 +194,7 @@ def test_from_scratch_the_rate_warms_up_and_falls_twice():
     assert rates == pytest.approx({0: 0.02, 3: 0.08, 4: 0.1, 5: 0.1, 159: 0.1, 160: 1e-3, 179: 1e-3, 180: 1e-5, 199: 1e-5})
 
 
+@pytest.mark.slow
 def test_the_class_accuracy_of_an_epoch_is_kept_for_the_next(tmp_path, backbone, data, monkeypatch):
     seen, real = [], ClassAccuracy.forward
 
@@ -200,6 +211,7 @@ def test_the_class_accuracy_of_an_epoch_is_kept_for_the_next(tmp_path, backbone,
     assert (seen[-1] * used).sum().item() == pytest.approx(run.history["train_accuracy"].iloc[0], abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_run_survives_kill_9(tmp_path):
     """A real process, really killed in the middle, and continued: the same weights as one that was left alone."""
     sets = [f"--set={k}={v}" for k, v in (*SMALL.items(), ("epochs", 6))]
@@ -222,6 +234,7 @@ def test_a_run_survives_kill_9(tmp_path):
     assert a.metrics["results"] == b.metrics["results"]
 
 
+@pytest.mark.slow
 def test_clipping_bounds_the_step(tmp_path, backbone, data):
     run = sk.train(small("classifier", clip_norm=1e-9, weight_decay=0.0), tmp_path / "run", data=data, backbone=backbone,
                    show=False)
@@ -240,6 +253,7 @@ def test_a_batch_larger_than_the_set(tmp_path, backbone, data):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_the_last_incomplete_batch_is_trained_on_unless_dropped(tmp_path, backbone, data, monkeypatch, drop_last):
     steps = []
@@ -300,6 +314,7 @@ def in_processes(number, *arguments):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_measure_as_one(tmp_path, backbone, data):
     """The same global batch in float32: the same history, weights, logits and metrics, to float tolerance, by one writer."""
     whole = {"precision": "fp32", "drop_last": True}  # the last batch cannot be dealt evenly
@@ -322,6 +337,7 @@ def test_two_processes_train_and_measure_as_one(tmp_path, backbone, data):
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=1.5 / max(1, a["images"])), group  # no head in so few images
 
 
+@pytest.mark.slow
 def test_two_processes_measure_one_network(tmp_path):
     """BatchNorm's running statistics are each process's own until the first one's are handed out."""
     in_processes(2, "train", "--method=scratch", "--device=cpu", f"--out={tmp_path / 'two'}", "--set=share_stages=false",
@@ -333,6 +349,7 @@ def test_two_processes_measure_one_network(tmp_path):
     assert abs(one.predictions().logits - two.predictions().logits).max() < 0.02  # half precision in the file
 
 
+@pytest.mark.slow
 def test_an_uneven_tail_is_counted_once(tmp_path, runs):
     """192 images among five processes: two of them get one more than the others, and the measures stay what they were."""
     copy = sk.Run(shutil.copytree(runs["lift"].path, tmp_path / "lift"))
@@ -344,6 +361,7 @@ def test_an_uneven_tail_is_counted_once(tmp_path, runs):
     assert a["all"]["accuracy"] == pytest.approx(b["all"]["accuracy"], abs=1.5 / 192)
 
 
+@pytest.mark.slow
 def test_waiting_for_images_is_measured_and_said(tmp_path, monkeypatch, backbone, capsys):
     for name in ("plain circle", "plain star"):
         for split in ("train", "test"):
