@@ -16,12 +16,13 @@ from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batches import Batch
 from ..errors import UserError, nearest
 from ..networks.backbone import Backbone
 from ..networks.heads import Features, Logits
+from ..networks.trained import Trained
 from ..settings import Part
 from ._stages import Stage as Stage
 
@@ -55,9 +56,8 @@ class Published(NamedTuple):
     settings: Mapping[str, Any] = {}
 
 
-class Method(nn.Module):
-    """The interface. ``counts`` (C,) are the training images of every class, ``image_size`` the pixels of the network's
-    view."""
+class Method(Trained):
+    """The interface. ``counts`` (C,): training images of every class; ``image_size``: pixels that the network sees."""
 
     Settings: ClassVar[type[Part]]
     needs: ClassVar[Literal["clip", "scratch"]]
@@ -67,9 +67,8 @@ class Method(nn.Module):
     counts: Tensor
 
     def __init__(self, settings: Any, task: Task) -> None:
-        super().__init__()
+        super().__init__(task.backbone)
         self.settings, self.image_size = settings, task.image_size
-        self._frozen = frozenset() if task.backbone is None else frozenset(map(id, task.backbone.parameters()))
         self.register_buffer("counts", task.counts.clone(), persistent=False)
 
     @classmethod
@@ -116,33 +115,6 @@ class Method(nn.Module):
         """``classify`` on ``features`` in float32 (or float64), whatever precision they come in."""
         with torch.autocast(features.own.device.type, enabled=False):
             return self.classify(Features(_full(features.own), None if features.frozen is None else _full(features.frozen)))
-
-    def trained(self) -> dict[str, Tensor]:
-        """What training may change, by name: every parameter and kept buffer that is not the frozen CLIP's."""
-        kept, every = self.state_dict().keys(), (*self.named_parameters(), *self.named_buffers())
-        return {name: t for name, t in every if name in kept and id(t) not in self._frozen}
-
-    def parameter_counts(self) -> dict[str, int]:
-        """Trained parameters by part."""
-        counts: dict[str, int] = {}
-        for name, t in self.trained().items() if self.stages(self.settings) else ():
-            if isinstance(t, nn.Parameter):
-                part = name.partition(".")[0]
-                counts[part] = counts.get(part, 0) + t.numel()
-        return counts
-
-    def load_trained(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Fill in what ``trained`` gave. Raises ``UserError`` when names or shapes differ."""
-        own = self.trained()
-        if own.keys() != tensors.keys():
-            odd = sorted(own.keys() ^ tensors.keys())[0]
-            raise UserError(f"{source} was trained with other settings: '{odd}' is on one side only.")
-        for name, tensor in own.items():
-            if tensor.shape != tensors[name].shape:
-                raise UserError(f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, this model needs "
-                                f"{tuple(tensor.shape)}. Check backbone, bottleneck and the number of classes.")
-            with torch.no_grad():
-                tensor.copy_(tensors[name])
 
 
 def _full(feature: Tensor) -> Tensor:

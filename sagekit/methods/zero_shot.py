@@ -42,6 +42,9 @@ class ZeroShot(Method):
     def stages(cls, settings: Any) -> list[Stage]:
         return []
 
+    def trained(self) -> dict[str, Tensor]:
+        return {}
+
     def frozen_backbone(self) -> Any:
         return self.net.backbone
 
