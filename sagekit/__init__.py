@@ -8,7 +8,7 @@ import os
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
     # Before torch starts its threads: they wait for work by spinning, and two runs on the same cores starve each other by it.
     # A short spin costs one run little (benchmarks/contention.py).
-    os.environ |= {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    os.environ |= {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
 
 from . import losses, methods
 from .config import Config
