@@ -62,14 +62,14 @@ class DataSet:
     group_counts: dict[str, np.ndarray]
 
 
-def load_data(settings: DataSettings, least: int = 1) -> DataSet:
-    """The data of ``settings``. Raises ``UserError`` when files are missing, damaged or inconsistent, or when a class has fewer
-    than ``least`` training images."""
+def load_data(settings: DataSettings) -> DataSet:
+    """The data of ``settings``. Raises ``UserError`` when files are missing, damaged or inconsistent, or when a class has no
+    training image."""
     data = {"world": _world, "cifar100": _cifar100, "list": _lists, "folder": _folder}[settings.dataset](settings)
-    few = np.flatnonzero(data.class_counts < least)
-    if len(few):
-        raise UserError(f"class {few[0]} ('{data.class_names[few[0]]}') has {data.class_counts[few[0]] or 'no'} training "
-                        f"images and {least} are needed; remove the class or add images.")
+    empty = np.flatnonzero(data.class_counts == 0)
+    if len(empty):
+        raise UserError(f"class {empty[0]} ('{data.class_names[empty[0]]}') has no training images; remove the class, "
+                        "or add some.")
     return data
 
 

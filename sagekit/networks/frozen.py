@@ -57,7 +57,7 @@ def place(backbone: Backbone, split: Split, views: ViewSettings, machine: Machin
     """
     digest = _digest(backbone, backbone.visual.state_dict())
     try:
-        add_images(digest, split, machine.workers, show)
+        _add_images(digest, split, machine.workers, show)
     except OSError:
         return None
     view = crop_margin(views, backbone.image_size) if ensembling else test_side(views, backbone.image_size)
@@ -75,7 +75,7 @@ def _digest(backbone: Backbone, weights: Mapping[str, Tensor]) -> hashlib._Hash:
     return digest
 
 
-def add_images(digest: hashlib._Hash, split: Split, workers: int, show: bool) -> None:
+def _add_images(digest: hashlib._Hash, split: Split, workers: int, show: bool) -> None:
     """Add the pixels of ``split`` to ``digest``: of images in memory, or the files' content. Raises ``OSError``."""
     if split.images is not None:
         digest.update(str(tuple(split.images.shape)).encode() + split.images.cpu().contiguous().numpy().tobytes())

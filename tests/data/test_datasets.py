@@ -42,10 +42,10 @@ def test_a_world_class_without_images():
         load_data(small(largest_class=5, imbalance_ratio=100))
 
 
-def test_a_class_with_fewer_images_than_needed():
-    load_data(small(), least=3)
-    with pytest.raises(UserError, match=r"^class \d+ \('[a-z ]+'\) has 3 training images and 4 are needed; [^\n]*$"):
-        load_data(small(), least=4)
+def test_a_class_without_training_images(cifar):
+    """20 images at the head and a ratio of 100 leave the tail without any."""
+    with pytest.raises(UserError, match=r"^class \d+ \('thing \d+'\) has no training images; [^\n]*$"):
+        load_data(DataSettings(dataset="cifar100", data_root=cifar, imbalance_ratio=100.0))
 
 
 def test_a_set_can_be_given_a_name():
