@@ -46,6 +46,8 @@ class BBN(Method):
     """A ResNet-32 whose last block exists twice."""
 
     class Settings(FromScratch):
+        decay: float = Field(0.01, gt=0, le=1, description="the rate's factor after 60 % and again after 80 % (authors' code)")
+        warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up, from a third of lr (authors' code)")
         nesterov: bool = Field(True, description="authors' code")
         drop_last: bool = Field(True, description="leave out an epoch's last, incomplete batch (authors' code)")
 
