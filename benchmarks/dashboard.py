@@ -25,7 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 
 import sagekit as sk
 from sagekit import Config, Run
-from sagekit.data.longtail import profile
+from sagekit.data.longtail import groups, profile
 from sagekit.plots import browser
 from sagekit.runs.metrics import measure
 from sagekit.runs.predictions import Predictions
@@ -41,17 +41,18 @@ def make_runs(folder: Path) -> None:
     labels, counts = np.arange(IMAGES) % CLASSES, profile(CLASSES, 500, 100)
     z, z_v, z_t = (rng.normal(size=(IMAGES, CLASSES)).astype(np.float32) + 3 * np.eye(CLASSES, dtype=np.float32)[labels]
                    for _ in range(3))
-    group_counts = {"own": counts, "beta100": counts}
+    by = {"own": groups(counts), "beta100": groups(counts)}
     for number in range(RUNS):
         method = ("lift", "sage")[number % 2]
         run = Run(folder / f"{method}-{number // 2:03d}")
         run.path.mkdir(parents=True)
         run.write_config(Config.preset("cifar100-lt-100", method, seed=number // 2))
         part = rng.integers(0, IMAGES, IMAGES // 10)  # other metrics for each run
-        results = measure(Predictions(labels[part], z[part], None, None, 0.0, 0.0), CLASSES, group_counts)
+        results = measure(Predictions(labels[part], z[part], None, None, 0.0, 0.0), CLASSES, by)
         run.write_metrics({"data": "CIFAR-100-LT (made up)", "mini_world": False, "test_images": IMAGES,
                            "class_names": [f"class {c}" for c in range(CLASSES)], "class_counts": counts.tolist(),
-                           "group_counts": {name: c.tolist() for name, c in group_counts.items()},
+                           "groups": {name: {group: c.tolist() for group, c in of.items()} for name, of in by.items()},
+                           "test_digest": "made up", "prompt_names": [f"class {c}" for c in range(CLASSES)],
                            "trainable_parameters": {"net": 7_299_240, "head": 76_800, "s_v": 1, "s_t": 1},
                            "train_seconds": 600.0, "precision": "bf16", "folded": False,
                            "versions": {"sagekit": sk.__version__, "method": 1, "torch": torch.__version__},

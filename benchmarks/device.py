@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sagekit as sk
 from sagekit.data import longtail
-from sagekit.data.datasets import Split
+from sagekit.data.splits import Split
 from sagekit.devices import accelerator_for, precision
 
 
@@ -68,7 +68,7 @@ def job(backbone: sk.Backbone, images: int, epochs: int, test: int, batch: int, 
     labels = torch.from_numpy(np.repeat(np.arange(100), counts))[:images]
     pixels = torch.randint(256, (len(labels) + test, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     splits = Split(labels, pixels[: len(labels)]), Split(torch.arange(test) % 100, pixels[len(labels) :])
-    data = sk.DataSet("made up", *splits, [f"thing {c}" for c in range(100)], counts, {"own": counts})
+    data = sk.DataSet("made up", *splits, [f"thing {c}" for c in range(100)], counts, {"own": longtail.groups(counts)})
     config = sk.Config.preset("cifar100-lt-100", pretrained="random", epochs=epochs, batch_size=batch, ensembling=True,
                               compile=compiled)
     with TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from sagekit import methods, plots
 from sagekit.analyses import embeddings
 from sagekit.data import world
 from sagekit.data.batches import single_views
-from sagekit.data.datasets import Split
+from sagekit.data.splits import Split
 from sagekit.runs import listing
 from sagekit.runs.run import Run
 

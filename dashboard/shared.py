@@ -128,7 +128,7 @@ def data(opened: Run) -> sk.DataSet:
 @st.cache_resource(max_entries=4, show_spinner="Loading the model ...")
 def _model(path: str, stamp: Stamp) -> sk.Method:
     opened = Run(path)
-    return sk.load_model(opened, opened.metrics["class_names"]).eval()
+    return sk.load_model(opened, opened.metrics["prompt_names"]).eval()
 
 
 def model(opened: Run) -> sk.Method:
@@ -148,13 +148,13 @@ def choice(place: Any, label: str, options: Sequence[str], key: str, **settings:
     return place.segmented_control(label, list(options), default=options[0], key=key, required=True, **LINK, **settings)
 
 
-def view_and_groups(views: Sequence[str]) -> tuple[str, str]:
-    """How the test images were shown, and which definition of head / medium / tail."""
+def view_and_groups(views: Sequence[str], definitions: Sequence[str] = tuple(DEFINITIONS)) -> tuple[str, str]:
+    """How the test images were shown, and which of the ``definitions`` of head / medium / tail."""
     left, right = st.columns(2)
     view = choice(left, "Test view", list(views), "view", format_func=VIEW_NAMES.get)
-    about = "; ".join(f"{name}: {text}" for name, text in DEFINITIONS.items())
-    definition = choice(right, "Groups by", list(DEFINITIONS), "groups", help=about,
-                        format_func={"own": "own counts", "beta100": "counts at ratio 100"}.get)
+    about = "; ".join(f"{name}: {text}" for name, text in DEFINITIONS.items() if name in definitions)
+    definition = choice(right, "Groups by", list(definitions), "groups", help=about,
+                        format_func={"own": "own counts", "beta100": "counts at ratio 100", "thirds": "thirds"}.get)
     return view, definition
 
 

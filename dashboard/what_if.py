@@ -14,7 +14,7 @@ from sagekit.runs.run import Run
 def _curve(path: str, stamp: object, view: str, definition: str, s_v: float, s_t: float) -> pd.DataFrame:
     run = Run(path)
     stored, metrics = shared.predictions(run, view), run.metrics
-    return whatif.curve(stored, metrics["class_counts"], metrics["group_counts"][definition], s_v, s_t)
+    return whatif.curve(stored, metrics["class_counts"], run.groups(definition), s_v, s_t)
 
 
 def _scalar(label: str, trained: float, key: str) -> float:
@@ -29,7 +29,7 @@ def _scalar(label: str, trained: float, key: str) -> float:
 @shared.errors_shown()
 def _sliders(run: Run, view: str, definition: str) -> None:
     stored, metrics = shared.predictions(run, view), run.metrics
-    counts, groups = metrics["class_counts"], metrics["group_counts"][definition]
+    counts, groups = metrics["class_counts"], run.groups(definition)
     left, right = st.columns([1, 2])
     with left:
         tau = st.slider("tau, post-hoc logit adjustment", -1.5, 1.5, 0.0, 0.05, key="tau", **shared.LINK,

@@ -12,7 +12,8 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys(
 
 from . import losses, methods
 from .config import Config
-from .data.datasets import DataSet, load_data
+from .data.datasets import load_data
+from .data.splits import DataSet
 from .errors import UserError
 from .methods import Method
 from .networks.adapters import AdaptFormer, FoldedAdapter, SGAdapter

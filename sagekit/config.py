@@ -21,7 +21,7 @@ from .methods._stages import Stage
 from .networks.resnet import NAME as SCRATCH
 from .settings import DataSettings, MachineSettings, NetworkSettings, Part, ViewSettings, where
 
-FORMAT = 2
+FORMAT = 3
 """Of a run folder. Others are refused."""
 PARTS: dict[str, type[Part]] = {"data": DataSettings, "network": NetworkSettings, "views": ViewSettings,
                                 "machine": MachineSettings}

@@ -31,17 +31,31 @@ def where(part: type[BaseModel]) -> set[str]:
 class DataSettings(Part):
     """Which images."""
 
-    dataset: Literal["world", "cifar100", "list", "folder"] = Field("world", description="where images come from")
+    dataset: Literal["world", "cifar10", "cifar100", "list", "folder"] = Field("world", description="where images come from")
     data_root: Path = _where(Path("data"), description="folder of the data set; for lists, what paths are relative to")
     data_name: str = Field("", description="what the set is called in tables; empty: by its kind, list or folder")
     train_list: str = Field("", description="image list 'path label' a line, relative to data_root (dataset=list)")
-    test_list: str = Field("", description="likewise, for the balanced test set")
+    val_list: str = Field("", description="likewise, for validation; empty: val_share")
+    test_list: str = Field("", description="likewise, for the test")
     imbalance_ratio: float | None = Field(100.0, ge=1, description="beta; empty: the data's own counts (folder)")
     largest_class: int = Field(500, ge=1, description="n_1, for data that the kit makes long-tailed")
-    test_per_class: int = Field(50, ge=1, description="test images a class (dataset=world)")
+    test_per_class: int | None = Field(
+        None, ge=1, description="test images a class, for a balanced test: of the mini world (empty: 50), or kept of a folder "
+                                "without a test split, in place of test_share")
+    val_per_class: int = Field(20, ge=0, description="validation images a class (dataset=world)")
+    val_share: float = Field(0.0, ge=0, lt=1, description="of each class's training images, kept where no validation is given")
     mismatch: bool = Field(True, description="rare classes show only some colours in training (dataset=world)")
     data_seed: int = Field(0, ge=0, description="which images are drawn; the run's seed does not change the data")
-    test_share: float = Field(0.2, gt=0, lt=1, description="of a folder without a test/ split, kept for the test")
+    test_share: float = Field(0.2, gt=0, lt=1, description="of a folder without a test split, kept for the test")
+    thin_classes: Literal["refuse", "train", "leave_out"] = Field(
+        "refuse", description="a class that training and test cannot both have: refuse, keep it in training only, or leave it "
+                              "out; one without training images is left out with either")
+    bad_images: Literal["refuse", "skip"] = Field("refuse", description="files that are no whole images")
+    head_above: int = Field(100, ge=1, description="a head class has more training images (LIFT)")
+    tail_below: int = Field(20, ge=1, description="a tail class has fewer (LIFT)")
+    templates_file: Path | None = Field(None, description="own prompts: a text file, one a line, with [cls] or {}")
+    class_texts: Path | None = Field(
+        None, description="own sentences in place of prompts: JSON {class: [sentences]} or CSV with the columns class, text")
 
 
 class NetworkSettings(Part):

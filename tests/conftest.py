@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR100
 
 import sagekit as sk
 
-DATA = {"largest_class": 30, "imbalance_ratio": 10.0, "test_per_class": 4}
+DATA = {"largest_class": 30, "imbalance_ratio": 10.0, "test_per_class": 4, "val_per_class": 2}
 SMALL = {**DATA, "epochs": 1, "batch_size": 64}
 
 

@@ -32,7 +32,7 @@ def test_another_format_is_refused(tmp_path):
     text = Config.preset("mini").to_yaml()
     for found, other in ((1, ""), (3, "format: 3\n")):
         (tmp_path / "config.yaml").write_text(text.replace(f"format: {FORMAT}\n", other))
-        with pytest.raises(UserError, match=f"has run format {found} and this sagekit reads 2"):
+        with pytest.raises(UserError, match=f"has run format {found} and this sagekit reads 3"):
             Config.from_yaml(tmp_path / "config.yaml")
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.batches import evaluation_batches
-from ..data.datasets import Split
+from ..data.splits import Split
 from ..errors import UserError
 from ..methods import Method
 from ..settings import ViewSettings

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from ..settings import ViewSettings
 from . import photos, views
-from .datasets import Split
 from .samplers import Sampler, every_image
+from .splits import Split
 from .views import View, crop
 
 

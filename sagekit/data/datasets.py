@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,48 +17,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..settings import DataSettings
 from . import longtail, world
+from .splits import DataSet, Split
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CLASS_NAMES_FILE = "classnames.txt"
-
-
-@dataclass
-class Split:
-    """N images: ``images`` uint8 (N, 3, H, W) in memory, or ``paths`` of N files. ``labels`` int64 (N,).
-
-    ``masks`` bool (N, H, W) marks the object's pixels where the data set knows them (the mini world).
-    """
-
-    labels: Tensor
-    images: Tensor | None = None
-    paths: list[Path] | None = None
-    masks: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first_of_each(self, count: int) -> Split:
-        """The first ``count`` images of each class, in the split's order; fewer where a class has fewer."""
-        return self.take(torch.cat([torch.nonzero(self.labels == c)[:count, 0] for c in torch.unique(self.labels)]))
-
-    def take(self, index: Tensor) -> Split:
-        """The images at the places ``index`` int (n,), in that order."""
-        return Split(self.labels[index], None if self.images is None else self.images[index],
-                     None if self.paths is None else [self.paths[i] for i in index.tolist()],
-                     None if self.masks is None else self.masks[index])
-
-
-@dataclass
-class DataSet:
-    """``class_counts`` int64 (C,): training images a class. ``group_counts``: the counts that each definition of head,
-    medium and tail goes by (``longtail.DEFINITIONS``)."""
-
-    name: str
-    train: Split
-    test: Split
-    class_names: list[str]
-    class_counts: np.ndarray
-    group_counts: dict[str, np.ndarray]
 
 
 def load_data(settings: DataSettings) -> DataSet:
@@ -76,8 +37,9 @@ def load_data(settings: DataSettings) -> DataSet:
 def _counted(settings: DataSettings, name: str, train: Split, test: Split, names: list[str],
              beta100: np.ndarray | None) -> DataSet:
     counts = np.bincount(train.labels.numpy(), minlength=len(names))
-    return DataSet(settings.data_name or name, train, test, names, counts,
-                   {"own": counts, "beta100": counts if beta100 is None else beta100})
+    by = {"own": counts} if beta100 is None else {"own": counts, "beta100": beta100}
+    groups = {name: longtail.groups(n, settings.head_above, settings.tail_below) for name, n in by.items()}
+    return DataSet(settings.data_name or name, train, test, names, counts, {**groups, "thirds": longtail.thirds(counts)})
 
 
 # --- the mini world --------------------------------------------------------------------------------------------------
@@ -95,10 +57,17 @@ def _world(settings: DataSettings) -> DataSet:
     labels = torch.repeat_interleave(torch.arange(classes), counts)
     colours = world.training_colours(labels, counts, g) if settings.mismatch else None
     train_images, train_masks = world.render(world.sample(labels, world.DOWNSTREAM, g, colours), world.DOWNSTREAM, g)
-    test_labels = torch.arange(classes).repeat_interleave(settings.test_per_class)
-    test_images, test_masks = world.render(world.sample(test_labels, world.DOWNSTREAM, g), world.DOWNSTREAM, g)
-    return _counted(settings, "mini world", Split(labels, train_images, masks=train_masks),
-                    Split(test_labels, test_images, masks=test_masks), list(world.CLASS_NAMES), beta100.numpy())
+    test, val = (_balanced(classes, n, g) for n in (settings.test_per_class or 50, settings.val_per_class))
+    data = _counted(settings, "mini world", Split(labels, train_images, masks=train_masks), test, list(world.CLASS_NAMES),
+                    beta100.numpy())
+    data.val = val if len(val) else None
+    return data
+
+
+def _balanced(classes: int, each: int, g: torch.Generator) -> Split:
+    labels = torch.arange(classes).repeat_interleave(each)
+    images, masks = world.render(world.sample(labels, world.DOWNSTREAM, g), world.DOWNSTREAM, g)
+    return Split(labels, images, masks=masks)
 
 
 # --- CIFAR-100-LT ----------------------------------------------------------------------------------------------------

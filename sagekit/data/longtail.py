@@ -4,23 +4,30 @@ Profile of CIFAR-100-LT (the common protocol), classes i = 0..C-1 in label order
 
     n_i = int( n_max * (1 / beta)^(i / (C - 1)) )
 
-Groups by a class's training images: head > 100, 20 <= medium <= 100, tail < 20. The LIFT line of work takes the
-groups of every CIFAR variant from the beta = 100 profile; ``DEFINITIONS`` names both readings.
+Groups by a class's training images: head > 100, 20 <= medium <= 100, tail < 20 (LIFT's thresholds, which are settings), or by
+thirds of the classes in order of size. The LIFT line of work takes the groups of every CIFAR variant from the beta = 100
+profile; ``DEFINITIONS`` names the readings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..errors import UserError
 
 GROUPS = ("head", "medium", "tail")
+HEAD_ABOVE, TAIL_BELOW = 100, 20
 DEFINITIONS = {
     "own": "groups by the data set's own training counts",
     "beta100": "groups by the counts of the same data at imbalance ratio 100 (LIFT's convention for CIFAR-100-LT)",
+    "thirds": "groups by thirds of the classes, the largest in training first",
 }
+"""Readings of head, medium and tail. A data set has "beta100" only where the kit makes its long tail."""
+
+Groups = Mapping[str, np.ndarray]
+"""Class indices of head, medium and tail; a group may be empty."""
 
 
 def profile(classes: int, largest: int, imbalance_ratio: float) -> np.ndarray:
@@ -49,14 +56,19 @@ def sketch(classes: int, images: int, largest: int, smallest: int) -> np.ndarray
     return np.round(counts(brentq(lambda q: counts(q).sum() - images, 1e-2, 1e2))).astype(np.int64)
 
 
-def groups(class_counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-    """Class indices of head (> 100 images), medium (20..100) and tail (< 20); a group may be empty."""
+def groups(class_counts: Sequence[int] | np.ndarray, head_above: int = HEAD_ABOVE,
+           tail_below: int = TAIL_BELOW) -> dict[str, np.ndarray]:
+    """Class indices of head (> ``head_above`` images), medium, and tail (< ``tail_below`` images); a group may be empty."""
     n = np.asarray(class_counts)
-    return {
-        "head": np.flatnonzero(n > 100),
-        "medium": np.flatnonzero((n >= 20) & (n <= 100)),
-        "tail": np.flatnonzero(n < 20),
-    }
+    head, tail = n > head_above, n < tail_below
+    return {"head": np.flatnonzero(head), "medium": np.flatnonzero(~head & ~tail), "tail": np.flatnonzero(tail & ~head)}
+
+
+def thirds(class_counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Class indices of the three thirds, the largest classes first; of classes alike in size the first in order are larger.
+    Where C is no multiple of 3 the first groups have one class more."""
+    order = np.argsort(-np.asarray(class_counts), kind="stable")
+    return {group: np.sort(part) for group, part in zip(GROUPS, np.array_split(order, 3), strict=True)}
 
 
 def subsample(labels: np.ndarray, class_counts: np.ndarray, seed: int) -> np.ndarray:

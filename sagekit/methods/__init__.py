@@ -28,14 +28,15 @@ from ._stages import Stage as Stage
 
 
 class Task(NamedTuple):
-    """What a method is built for: class names and training ``counts`` int64 (C,), the pixels that its network sees, and the
-    frozen CLIP where it needs one."""
+    """What a method is built for: class names and training ``counts`` int64 (C,), the pixels that its network sees, the frozen
+    CLIP where it needs one, and each class's own ``sentences`` where prompts are not to be used."""
 
     class_names: list[str]
     counts: Tensor
     image_size: int
     backbone: Backbone | None = None
     checkpointing: bool = False
+    sentences: list[list[str]] | None = None
 
 
 class Now(NamedTuple):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..data.batches import Feed
-from ..data.prompts import SINGLE, TEMPLATES
+from ..data.prompts import SINGLE, TEMPLATES, fill
 from ..data.views import RECIPES
 from ..networks.backbone import Backbone
-from ..networks.frozen import text_features
+from ..networks.frozen import text_rows
 from ..settings import Part
 
 Rate = Callable[[int, float, int], float]
@@ -100,10 +100,11 @@ class Texts(Part):
         "normalised", description="whether a prompt's feature is normalised before averaging (LIFT)")
     logit_scale: float = Field(25.0, gt=0, description="k of the cosine classifier (LIFT)")
 
-    def rows(self, backbone: Backbone, class_names: list[str]) -> Tensor:
-        """W^zs (C, d) by these settings."""
+    def rows(self, backbone: Backbone, class_names: Sequence[str], sentences: Sequence[Sequence[str]] | None = None) -> Tensor:
+        """W^zs (C, d) by these settings, or from each class's own ``sentences``."""
         templates = TEMPLATES if self.templates == len(TEMPLATES) else (self.single_template,)
-        return text_features(backbone, class_names, templates, self.text_average == "normalised")
+        texts = [fill(templates, name) for name in class_names] if sentences is None else sentences
+        return text_rows(backbone, texts, self.text_average == "normalised")
 
 
 class FineTuning(Part):

@@ -71,7 +71,7 @@ class Lift(Method):
         rank = settings.bottleneck or default_bottleneck(len(task.class_names), task.backbone.layers)
         self.net = tuned(task.backbone, settings.module, rank, settings.prompts, settings.scale_init,
                          (settings.lora_alpha or rank) / rank, task.checkpointing)
-        self.head = Cosine(settings.rows(task.backbone, task.class_names), settings.logit_scale)
+        self.head = Cosine(settings.rows(task.backbone, task.class_names, task.sentences), settings.logit_scale)
         self.difficulty = ClassAccuracy(len(task.class_names)) if settings.loss == "cdb" else None
 
     @classmethod

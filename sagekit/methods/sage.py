@@ -85,7 +85,7 @@ class Sage(Method):
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
         assert task.backbone is not None
-        text = settings.rows(task.backbone, task.class_names)
+        text = settings.rows(task.backbone, task.class_names, task.sentences)
         rank = settings.bottleneck or default_bottleneck(len(text), task.backbone.layers)
         adapters = _adapters(settings, text, rank, task.backbone.layers)
         self.net = Tuned(task.backbone, adapters, checkpointing=task.checkpointing)

@@ -36,7 +36,7 @@ class ZeroShot(Method):
         super().__init__(settings, task)
         assert task.backbone is not None
         self.net = Tuned(task.backbone)
-        self.head = Cosine(settings.rows(task.backbone, task.class_names), settings.logit_scale)
+        self.head = Cosine(settings.rows(task.backbone, task.class_names, task.sentences), settings.logit_scale)
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:

@@ -122,15 +122,19 @@ class Backbone(nn.Module):
             tokens = tokens + self.mlp(index, tokens)
         return self.pool(tokens)
 
-    @torch.no_grad()
     def text_features(self, class_names: Sequence[str], templates: Sequence[str], normalise_each: bool = True) -> Tensor:
-        """W^zs (C, d): each class's prompts encoded, normalised, averaged, mapped back by P^T and normalised.
+        """``text_rows`` of each class's name in every one of ``templates``."""
+        return self.text_rows([fill(templates, name) for name in class_names], normalise_each)
 
-        ``normalise_each=False`` averages the features of the prompts as they are.
+    @torch.no_grad()
+    def text_rows(self, sentences: Sequence[Sequence[str]], normalise_each: bool = True) -> Tensor:
+        """W^zs (C, d): each class's ``sentences`` encoded, normalised, averaged, mapped back by P^T and normalised.
+
+        ``normalise_each=False`` averages the features of the sentences as they are.
         """
         rows = []
-        for name in bar(class_names, what="class texts"):
-            tokens = self.tokenizer(fill(templates, name)).to(self.mean.device)
+        for own in bar(sentences, what="class texts"):
+            tokens = self.tokenizer(list(own)).to(self.mean.device)
             text = _encode_text(self.clip, tokens)
             text = (F.normalize(text, dim=-1) if normalise_each else text).mean(0)
             rows.append(F.normalize(text @ self.visual.proj.T, dim=-1))

@@ -13,18 +13,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..data.datasets import Split
+from ..data.splits import Split
 from ..data.views import crop_margin, test_side
 from ..devices import measuring_precision
 from ..errors import UserError
-from ..files import load_tensors, save_tensors, sha256
-from ..progress import bar
+from ..files import load_tensors, save_tensors
 from ..settings import MachineSettings, ViewSettings
 from .backbone import Backbone
 
@@ -34,17 +32,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAGEKIT_CACHE", Path.home() / ".cache" / "sagekit")).expanduser()
 
 
-def text_features(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str], normalise_each: bool) -> Tensor:
-    """``backbone.text_features``, W^zs (C, d), from the cache where it is there."""
+def text_rows(backbone: Backbone, sentences: Sequence[Sequence[str]], normalise_each: bool) -> Tensor:
+    """``backbone.text_rows``, W^zs (C, d), from the cache where it is there."""
     text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
     digest = _digest(backbone, {**text_tower, "proj": backbone.visual.proj})
     device = backbone.mean.device
-    said = [list(class_names), list(templates), normalise_each, device.type, torch.get_float32_matmul_precision()]
+    said = [[list(own) for own in sentences], normalise_each, device.type, torch.get_float32_matmul_precision()]
     digest.update(json.dumps(said).encode())
     path = cache_folder() / f"text-{digest.hexdigest()[:32]}.safetensors"
-    found = read(path, len(class_names))
+    found = read(path, len(sentences))
     if found is None:
-        found = backbone.text_features(class_names, templates, normalise_each)
+        found = backbone.text_rows(sentences, normalise_each)
         _keep(path, found)
     return found.to(device)
 
@@ -57,8 +55,8 @@ def place(backbone: Backbone, split: Split, views: ViewSettings, machine: Machin
     """
     digest = _digest(backbone, backbone.visual.state_dict())
     try:
-        _add_images(digest, split, machine.workers, show)
-    except OSError:
+        digest.update(split.pixels(machine.workers, show).encode())
+    except UserError:
         return None
     view = crop_margin(views, backbone.image_size) if ensembling else test_side(views, backbone.image_size)
     with measuring_precision(machine, device):
@@ -73,17 +71,6 @@ def _digest(backbone: Backbone, weights: Mapping[str, Tensor]) -> hashlib._Hash:
     for name, tensor in weights.items():
         digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
     return digest
-
-
-def _add_images(digest: hashlib._Hash, split: Split, workers: int, show: bool) -> None:
-    """Add the pixels of ``split`` to ``digest``: of images in memory, or the files' content. Raises ``OSError``."""
-    if split.images is not None:
-        digest.update(str(tuple(split.images.shape)).encode() + split.images.cpu().contiguous().numpy().tobytes())
-        return
-    assert split.paths is not None
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for content in bar(pool.map(sha256, split.paths), total=len(split), what="test files", show=show):
-            digest.update(content.encode())
 
 
 def read(path: Path, rows: int) -> Tensor | None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..data.longtail import DEFINITIONS
 from ..errors import UserError
 from . import compare
 from .metrics import group_names
@@ -76,7 +75,7 @@ def problem(run: Run) -> str:
         if config.epochs and len(history) and not {"epoch", "loss", "seconds"} <= set(history.columns):
             raise UserError(f"{run.path / 'history.csv'} is damaged: columns are missing.")
         if run.finished:
-            for definition in DEFINITIONS:
+            for definition in run.metrics["groups"]:
                 compare.line(run, definition=definition)
             _check_shapes(run)
     except UserError as error:
@@ -137,7 +136,7 @@ def row(path: Path) -> dict[str, object]:
     line |= {"data": metrics["data"], "mini_world": bool(metrics["mini_world"]), "images": metrics["test_images"],
              "parameters": sum(metrics["trainable_parameters"].values()), "seconds": metrics["train_seconds"]}
     for view in metrics["results"]:
-        for definition in DEFINITIONS:
+        for definition in metrics["groups"]:
             found = compare.line(run, view, definition)
             line |= {f"{view}/{definition}/{g}{end}": found[g + end] for g in group_names() for end in ("", "_low", "_high")}
     return line

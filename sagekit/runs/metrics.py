@@ -15,13 +15,14 @@ McNemar's exact one, of won ~ Binomial(won + lost, 1/2).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, gmean, hmean
 from sklearn.metrics import f1_score
 
-from ..data.longtail import GROUPS, groups
+from ..data.longtail import GROUPS, Groups
 from .predictions import Predictions
 
 DRAWS = 2000
@@ -51,10 +52,10 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
     return float(sum(gaps))
 
 
-def measure(predictions: Predictions, classes: int, group_counts: dict[str, np.ndarray]) -> dict[str, Any]:
+def measure(predictions: Predictions, classes: int, groups: Mapping[str, Groups]) -> dict[str, Any]:
     """Everything that ``metrics.json`` says about one set of predictions over C = ``classes``.
 
-    ``group_counts``: counts (C,) for each definition of head / medium / tail. Harmonic and geometric mean are 0 when a class
+    ``groups``: the classes of head / medium / tail by each definition. Harmonic and geometric mean are 0 when a class
     is never right.
     """
     predicted, labels = predictions.predicted, predictions.labels
@@ -66,9 +67,9 @@ def measure(predictions: Predictions, classes: int, group_counts: dict[str, np.n
         "groups": {
             definition: {
                 group: {**interval(correct[np.isin(labels, members)]), "classes": len(members)}
-                for group, members in groups(counts).items()
+                for group, members in of.items()
             }
-            for definition, counts in group_counts.items()
+            for definition, of in groups.items()
         },
         "macro_f1": float(f1_score(labels, predicted, average="macro", labels=np.arange(classes), zero_division=0)),
         "worst_class": float(seen.min()),

@@ -8,6 +8,7 @@
     weights.safetensors   trained tensors only, with backbone and class names as metadata
     state.pt              while training: what is needed to resume
     log.txt               one line an event
+    texts.json            own sentences of each class, where the run was given some
 
 Files appear whole or not at all, and nothing in them is executed when read.
 """
@@ -72,9 +73,16 @@ class Run:
             raise UserError(f"{self.path} has no metrics.json: the run is not finished. Continue it with --resume.") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path / 'metrics.json'} is damaged ({error}).") from None
-        if not isinstance(metrics, dict) or not {"results", "class_names", "class_counts"} <= metrics.keys():
+        if not isinstance(metrics, dict) or not {"results", "class_names", "class_counts", "groups"} <= metrics.keys():
             raise UserError(f"{self.path / 'metrics.json'} is not the record of a run.")
         return metrics
+
+    def groups(self, definition: str = "own") -> dict[str, np.ndarray]:
+        """Class indices of head, medium and tail. Raises ``UserError`` where the run's data have no such definition."""
+        known = self.metrics["groups"]
+        if definition not in known:
+            raise UserError(f"{self.path} has no groups '{definition}'; it has {', '.join(known)}.")
+        return {group: np.array(classes, int) for group, classes in known[definition].items()}
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -115,6 +123,15 @@ class Run:
             raise UserError(f"{file} is damaged: its classes do not fit its logits.")
         return Predictions(labels, z, z_v, z_t, s_v, s_t, classes, rest)
 
+    @cached_property
+    def sentences(self) -> list[list[str]] | None:
+        """Own sentences of each class that the run was trained with; None: prompts."""
+        file = self.path / "texts.json"
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} is damaged ({error}).") from None
+
     def weights(self, file: str = "weights.safetensors") -> dict[str, Tensor]:
         """The trained tensors."""
         return load_tensors(self.path / file)
@@ -143,6 +160,10 @@ class Run:
         """Write ``metrics.json``."""
         write_text(self.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         self.__dict__.pop("metrics", None)
+
+    def write_sentences(self, sentences: list[list[str]]) -> None:
+        """Write ``texts.json``."""
+        write_text(self.path / "texts.json", json.dumps(sentences, indent=1, ensure_ascii=False) + "\n")
 
     def write_history(self, rows: list[dict[str, float]]) -> None:
         """Write ``history.csv``, one row an epoch."""

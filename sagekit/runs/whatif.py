@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..data.longtail import GROUPS, groups
+from ..data.longtail import GROUPS, Groups
 from .predictions import Predictions
 
 TAUS = tuple(t / 10 for t in range(-15, 16))
@@ -40,20 +40,19 @@ def predicted(stored: Predictions, class_counts: Sequence[int] | np.ndarray, tau
     return stored.named(z.argmax(1))
 
 
-def accuracies(predicted: np.ndarray, labels: np.ndarray, group_counts: Sequence[int] | np.ndarray) -> dict[str, float]:
+def accuracies(predicted: np.ndarray, labels: np.ndarray, groups: Groups) -> dict[str, float]:
     """Top-1 (percent) of all, head, medium and tail for predicted classes (N,); nan for a group without images."""
     correct = predicted == labels
-    members = {"all": np.arange(len(group_counts)), **groups(group_counts)}
-    chosen = {group: np.isin(labels, classes) for group, classes in members.items()}
+    chosen = {"all": np.ones(len(labels), bool), **{group: np.isin(labels, classes) for group, classes in groups.items()}}
     return {group: float(100 * correct[c].mean()) if c.any() else float("nan") for group, c in chosen.items()}
 
 
-def curve(stored: Predictions, class_counts: Sequence[int] | np.ndarray, group_counts: Sequence[int] | np.ndarray, s_v: float,
-          s_t: float, taus: Sequence[float] = TAUS) -> pd.DataFrame:
+def curve(stored: Predictions, class_counts: Sequence[int] | np.ndarray, groups: Groups, s_v: float, s_t: float,
+          taus: Sequence[float] = TAUS) -> pd.DataFrame:
     """One row for each of ``taus``: ``tau``, all / head / medium / tail (percent), and ``best``: whether no other row is at
     least as good in head and tail and better in one."""
     answers = {tau: predicted(stored, class_counts, tau, s_v, s_t) for tau in taus}
-    frame = pd.DataFrame([{"tau": tau, **accuracies(p, stored.labels, group_counts)} for tau, p in answers.items()])
+    frame = pd.DataFrame([{"tau": tau, **accuracies(p, stored.labels, groups)} for tau, p in answers.items()])
     return frame.assign(best=_unbeaten(frame[[GROUPS[0], GROUPS[-1]]].to_numpy()))
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..data.longtail import groups
 from ..errors import UserError
 from ..files import write_atomic
 from ..runs.compare import t_half_width
@@ -67,7 +66,7 @@ def paired(pairs: Sequence[tuple[Run, Run]], definition: str = "own", view: str 
     if not pairs:
         return found
     labels, wins = _wins(pairs, view)
-    members = {"all": np.unique(labels), **groups(pairs[0][0].metrics["group_counts"][definition])}
+    members = {"all": np.unique(labels), **pairs[0][0].groups(definition)}
     for group in group_names():
         chosen = wins[:, np.isin(labels, members[group])]
         if chosen.size:

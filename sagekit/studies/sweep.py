@@ -26,7 +26,8 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from .. import methods
 from ..config import Config
-from ..data.datasets import DataSet, load_data
+from ..data.datasets import load_data
+from ..data.splits import DataSet
 from ..errors import UserError, nearest
 from ..files import write_text
 from ..networks.backbone import Backbone, load_backbone

@@ -16,12 +16,13 @@ from ..runs.run import Run
 
 
 def build_model(config: Config, class_names: Sequence[str] | None = None, backbone: Backbone | None = None,
-                device: torch.device | str = "cpu", class_counts: Sequence[int] | None = None) -> Method:
+                device: torch.device | str = "cpu", class_counts: Sequence[int] | None = None,
+                sentences: list[list[str]] | None = None) -> Method:
     """The method of ``config`` for ``class_names`` on ``device``, freshly initialised from ``config.seed``.
 
     ``class_names`` may be left out for the mini world. ``backbone`` saves loading the frozen weights again. ``class_counts``
-    (C,) are training images a class, which only training needs (1 each without them). Raises ``UserError`` as ``load_backbone``
-    does. """
+    (C,) are training images a class, which only training needs (1 each without them). ``sentences`` are each class's own, in
+    place of prompts. Raises ``UserError`` as ``load_backbone`` does. """
     if class_names is None and config.data.dataset != "world":
         raise UserError("the class names of this data set are needed; load_data(config.data).class_names has them.")
     known = list(CLASS_NAMES if class_names is None else class_names)
@@ -31,7 +32,7 @@ def build_model(config: Config, class_names: Sequence[str] | None = None, backbo
     counts = torch.ones(len(known), dtype=torch.long) if class_counts is None else torch.as_tensor(class_counts)
     clip = backbone if method.needs == "clip" else None
     size = config.network.image_size if clip is None else clip.image_size
-    task = Task(known, counts, size, clip, config.machine.checkpointing)
+    task = Task(known, counts, size, clip, config.machine.checkpointing, sentences)
     torch.manual_seed(config.seed)
     return method(config.settings, task).to(device)
 
@@ -42,10 +43,10 @@ def load_model(run: Run, class_names: list[str], backbone: Backbone | None = Non
     the run's with this machine's settings."""
     config = config or run.config
     if not config.stages:  # nothing was trained
-        return build_model(config, class_names, backbone, device)
+        return build_model(config, class_names, backbone, device, sentences=run.sentences)
     file = "folded.safetensors" if folded else "weights.safetensors"
     run.check_fits(backbone.name if backbone else config.network.backbone, class_names, file)
-    model = build_model(config, class_names, backbone, device)
+    model = build_model(config, class_names, backbone, device, sentences=run.sentences)
     if folded:
         model.fold()  # type: ignore[operator]  # whoever wrote the file could
     for stage in range(len(config.stages)):

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..config import WHERE, Config
 from ..data.batches import evaluation_batches
-from ..data.datasets import DataSet, Split, load_data
+from ..data.datasets import load_data
+from ..data.splits import DataSet, Split
 from ..devices import accelerator_for, measuring_precision, precision
 from ..errors import UserError
 from ..methods import Method
@@ -108,9 +109,13 @@ def record(run: Run, model: Method, data: DataSet, config: Config, accelerator: 
             "data": data.name,
             "mini_world": config.data.dataset == "world",
             "test_images": len(data.test),
-            "class_names": data.class_names,
+            "test_digest": data.test.digest(config.machine.workers),
+            "class_names": data.shown_names,
+            "prompt_names": data.class_names,
             "class_counts": data.class_counts.tolist(),
-            "group_counts": {name: counts.tolist() for name, counts in data.group_counts.items()},
+            "groups": {name: {group: classes.tolist() for group, classes in of.items()} for name, of in data.groups.items()},
+            "thresholds": [config.data.head_above, config.data.tail_below],
+            "notes": data.notes,
             "trainable_parameters": model.parameter_counts(),
             "train_seconds": float(history["seconds"].sum()) if len(history) else 0.0,
             "precision": precision(config.machine, accelerator.device),
@@ -123,7 +128,7 @@ def record(run: Run, model: Method, data: DataSet, config: Config, accelerator: 
 
 def _measured(stored: Predictions, data: DataSet) -> dict[str, Any]:
     """The measures of what was stored, so that whoever reads the predictions finds the same numbers."""
-    return measure(stored, len(data.class_names), data.group_counts)
+    return measure(stored, len(data.class_names), data.groups)
 
 
 def check_changes(keys: Iterable[str]) -> None:

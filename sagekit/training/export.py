@@ -37,7 +37,7 @@ def export_onnx(path: Path) -> Path:
     except ImportError:
         raise UserError("ONNX export needs two packages: pip install onnx onnxscript.") from None
     run = Run(path)
-    names = run.metrics["class_names"]
+    names = run.metrics["prompt_names"]
     model = load_model(run, names, folded=True).eval()
     example = torch.zeros(2, 3, model.image_size, model.image_size)
     with warnings.catch_warnings(), torch.no_grad():

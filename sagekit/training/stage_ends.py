@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..config import WHERE, Config
-from ..data.datasets import DataSet
+from ..data.splits import DataSet
 from ..devices import precision
 from ..errors import UserError
 from ..files import load_tensors, save_tensors, write_text

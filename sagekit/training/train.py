@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 from .. import methods
 from ..config import WHERE, Config
 from ..data.batches import Batch, step_generator, steps_per_epoch, train_batches
-from ..data.datasets import DataSet, load_data
+from ..data.datasets import load_data
+from ..data.splits import DataSet
 from ..devices import accelerator_for, compiler_explained, precision, training_precision
 from ..errors import UserError
 from ..files import write_atomic
@@ -79,11 +80,13 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     accelerator = accelerator_for(config.machine)
     data = data or load_data(config.data)
     _check(config, data, accelerator.num_processes)
-    model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist())
+    model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist(), data.sentences)
     for number, stage in enumerate(config.stages[:1]):  # before anything is written
         _trained_in(model, stage, config.method, number)
     if accelerator.is_main_process:
         run.write_config(config)
+        if data.sentences is not None:
+            run.write_sentences(data.sentences)
         run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
                 f"process(es), device {accelerator.device}, {precision(config.machine, accelerator.device)}")
     if config.machine.compile:
@@ -259,7 +262,7 @@ def _timed(batches: Iterator[tuple[Batch, ...]], waited: list[float]) -> Iterato
 def _warn_of_waiting(loop: _Loop, row: dict[str, float]) -> None:
     """Say so when a fifth of an epoch or more went by without images to work on."""
     share, workers = row["waiting"] / row["seconds"], loop.config.machine.workers
-    if loop.data.train.paths is None or share < 0.2:
+    if loop.data.train.images is not None or share < 0.2:
         return
     text = (f"epoch {int(row['epoch'])}: {100 * share:.0f} % of the time was spent waiting for images to be read; "
             f"--set workers={2 * workers + 2} may help (now {workers}), or a faster disk.")

@@ -11,7 +11,7 @@ from conftest import small
 import sagekit as sk
 from sagekit import UserError
 from sagekit.analyses import embeddings
-from sagekit.data.datasets import Split
+from sagekit.data.splits import Split
 from sagekit.data.views import centre_view
 
 

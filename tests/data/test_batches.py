@@ -5,8 +5,8 @@ from conftest import write_images
 from sagekit import UserError, load_data
 from sagekit.data import views
 from sagekit.data.batches import Feed, evaluation_batches, single_views, step_generator, steps_per_epoch, train_batches
-from sagekit.data.datasets import Split
 from sagekit.data.samplers import class_balanced, every_image, reverse
+from sagekit.data.splits import Split
 from sagekit.settings import DataSettings, ViewSettings
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from sagekit.settings import DataSettings
 
 
 def small(**changes):
-    return DataSettings(**{"largest_class": 30, "imbalance_ratio": 10.0, "test_per_class": 4, **changes})
+    return DataSettings(**{"largest_class": 30, "imbalance_ratio": 10.0, "test_per_class": 4, "val_per_class": 2, **changes})
 
 
 # --- the world ---
@@ -33,8 +33,8 @@ def test_world_changes_with_the_data_s_seed_alone():
 @pytest.mark.slow
 def test_world_groups_by_both_definitions():
     data = load_data(small(largest_class=500, imbalance_ratio=10, test_per_class=1))
-    assert data.group_counts["own"].min() == 50
-    assert data.group_counts["beta100"].min() == 5
+    assert len(data.groups["own"]["tail"]) == 0
+    assert len(data.groups["beta100"]["tail"]) > 0
 
 
 def test_a_world_class_without_images():
@@ -62,7 +62,7 @@ def test_cifar_is_read_and_made_long_tailed(cifar):
     assert data.class_names[7] == "thing 7"
     assert data.train.images.shape[1:] == (3, 32, 32)
     assert len(data.test) == 200
-    assert data.group_counts["beta100"][-1] == 0  # 20 / 100, rounded down: only a definition of groups
+    assert data.groups.keys() == {"own", "beta100", "thirds"}
 
 
 def test_cifar_that_is_missing_says_so(tmp_path, monkeypatch):

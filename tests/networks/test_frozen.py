@@ -10,7 +10,8 @@ from conftest import small, write_images
 
 import sagekit as sk
 from sagekit.data.batches import single_views
-from sagekit.data.datasets import Split
+from sagekit.data.prompts import fill
+from sagekit.data.splits import Split
 from sagekit.data.views import centre_view, five_crops
 from sagekit.networks import frozen
 from sagekit.training.evaluate import predict
@@ -127,23 +128,27 @@ def test_without_a_place_to_keep_them_they_are_computed(tmp_path, monkeypatch, b
     assert len(predicted(backbone, split).labels) == 20
 
 
+def texts(names, templates):
+    return [fill(templates, name) for name in names]
+
+
 def test_texts_are_the_backbone_s_and_are_kept(folder, backbone, monkeypatch):
     names, templates = ["plain ring", "striped star"], ["a photo of a [cls].", "the toy [cls]."]
     exact = backbone.text_features(names, templates)
-    assert torch.equal(frozen.text_features(backbone, names, templates, True), exact)
+    assert torch.equal(frozen.text_rows(backbone, texts(names, templates), True), exact)
     with monkeypatch.context() as patch:
-        patch.setattr(type(backbone), "text_features", lambda *_: pytest.fail("computed again"))
-        assert torch.equal(frozen.text_features(backbone, names, templates, True), exact)
-    frozen.text_features(backbone, names[::-1], templates, True)
-    frozen.text_features(backbone, names, templates[:1], True)
-    frozen.text_features(backbone, names, templates, False)
+        patch.setattr(type(backbone), "text_rows", lambda *_: pytest.fail("computed again"))
+        assert torch.equal(frozen.text_rows(backbone, texts(names, templates), True), exact)
+    frozen.text_rows(backbone, texts(names[::-1], templates), True)
+    frozen.text_rows(backbone, texts(names, templates[:1]), True)
+    frozen.text_rows(backbone, texts(names, templates), False)
     other = copy.deepcopy(backbone)
     with torch.no_grad():
         other.clip.token_embedding.weight.add_(1e-3)
-    assert not torch.equal(frozen.text_features(other, names, templates, True), exact)
+    assert not torch.equal(frozen.text_rows(other, texts(names, templates), True), exact)
     twin = copy.deepcopy(backbone)
     twin.name = "mini-quickgelu"  # the same weights under another activation
-    frozen.text_features(twin, names, templates, True)
+    frozen.text_rows(twin, texts(names, templates), True)
     assert len(list(folder.glob("text-*"))) == 6
     assert place(twin, SPLIT) != place(backbone, SPLIT)
 

@@ -30,7 +30,7 @@ def test_metrics_say_everything(runs):
     result = runs["sage"].metrics["results"]["single"]
     assert {"all", "groups", "macro_f1", "worst_class", "harmonic_mean", "geometric_mean", "calibration_error",
             "per_class"} == result.keys()
-    assert result["groups"].keys() == {"own", "beta100"}
+    assert result["groups"].keys() == {"own", "beta100", "thirds"}
     assert len(result["per_class"]) == 48
     assert runs["sage"].metrics["mini_world"] is True
 

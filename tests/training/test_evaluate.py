@@ -108,9 +108,9 @@ def test_the_record_says_with_what_it_was_measured(copy):
 def test_a_run_of_the_old_format_is_one_line(copy):
     path = copy.path / "config.yaml"
     first, rest = path.read_text().split("\n", 1)
-    assert first == "format: 2"
+    assert first == "format: 3"
     path.write_text(rest + "compensation: true\nmodule: sg\n")
-    with pytest.raises(UserError, match="has run format 1 and this sagekit reads 2; train the run again") as error:
+    with pytest.raises(UserError, match="has run format 1 and this sagekit reads 3; train the run again") as error:
         sk.evaluate(copy.path, show=False)
     assert "\n" not in str(error.value)
 

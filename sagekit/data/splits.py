@@ -1,0 +1,129 @@
+"""What every data set becomes: splits of images with labels, and what is known of their classes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import sha256
+from ..progress import bar
+from .longtail import Groups
+
+
+@dataclass
+class Split:
+    """N images: ``images`` uint8 (N, 3, H, W) in memory, or ``paths`` of N files, or both where files are held in memory.
+    ``labels`` int64 (N,). ``masks`` bool (N, H, W) marks the object's pixels where the data set knows them (the mini world).
+    """
+
+    labels: Tensor
+    images: Tensor | None = None
+    paths: list[Path] | None = None
+    masks: Tensor | None = None
+    _known: tuple[object, str] | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first_of_each(self, count: int) -> Split:
+        """The first ``count`` images of each class, in the split's order; fewer where a class has fewer."""
+        return self.take(torch.cat([torch.nonzero(self.labels == c)[:count, 0] for c in torch.unique(self.labels)]))
+
+    def take(self, index: Tensor) -> Split:
+        """The images at the places ``index`` int (n,), in that order."""
+        return Split(self.labels[index], None if self.images is None else self.images[index],
+                     None if self.paths is None else [self.paths[i] for i in index.tolist()],
+                     None if self.masks is None else self.masks[index])
+
+    def names(self, root: Path) -> list[str]:
+        """What each image is called: its file, relative to ``root`` where it lies there; else its place in the split."""
+        if self.paths is None:
+            return [str(place) for place in range(len(self))]
+        return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in self.paths]
+
+    def pixels(self, workers: int = 2, show: bool = False) -> str:
+        """A digest of the images and their order: of pixels in memory, or of the files' content. Files are read again only when
+        one has changed.
+
+        Raises ``UserError`` when a file cannot be read.
+        """
+        stamps = [] if self.images is not None else _stamps(self.paths or [])
+        if self._known is None or self._known[0] != stamps:
+            digest = hashlib.sha256()
+            if self.images is not None:
+                digest.update(str(tuple(self.images.shape)).encode() + self.images.cpu().contiguous().numpy().tobytes())
+            else:
+                for content in _contents(self.paths or [], workers, show):
+                    digest.update(content.encode())
+            self._known = stamps, digest.hexdigest()
+        return self._known[1]
+
+    def digest(self, workers: int = 2, show: bool = False) -> str:
+        """What says that two splits are the same images with the same labels in the same order. Raises as ``pixels``."""
+        labels = self.labels.numpy().astype("<i8").tobytes()
+        return hashlib.sha256(self.pixels(workers, show).encode() + labels).hexdigest()[:32]
+
+
+def _stamps(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    with _readable():
+        return [(status.st_mtime_ns, status.st_size) for status in map(os.stat, paths)]
+
+
+def _contents(paths: Sequence[Path], workers: int, show: bool) -> list[str]:
+    with _readable(), ThreadPoolExecutor(max(1, workers)) as pool:
+        return list(bar(pool.map(sha256, paths), total=len(paths), what="files", show=show))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}); `sagekit data` looks at every file.") from None
+
+
+@dataclass
+class DataSet:
+    """``class_names``: as prompts say them. ``class_counts`` int64 (C,): training images a class. ``groups``: head, medium and
+    tail by each definition that the set has (``longtail.DEFINITIONS``). ``keys``: folder, or label, by which the set knows a
+    class. ``wordless``: keys of classes whose name says no word. ``sentences``: own texts of each class, in place of prompts.
+    ``notes``: what was understood, left out or assumed, a line each."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: list[str]
+    class_counts: np.ndarray
+    groups: dict[str, Groups]
+    val: Split | None = None
+    keys: list[str] = field(default_factory=list)
+    wordless: list[str] = field(default_factory=list)
+    sentences: list[list[str]] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def shown_names(self) -> list[str]:
+        """``class_names``, with the key beside those that are not the only one of that name."""
+        seen = {name: self.class_names.count(name) for name in set(self.class_names)} if self._repeats else {}
+        return [f"{name} ({key})" if seen.get(name, 1) > 1 else name
+                for name, key in zip(self.class_names, self.keys or self.class_names, strict=True)]
+
+    @property
+    def _repeats(self) -> bool:
+        return len(set(self.class_names)) < len(self.class_names)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        return {name: split for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
+                if split is not None}
