@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,6 +26,10 @@ from ..settings import ViewSettings
 from . import views
 from .views import View
 
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
+     ".tga", ".jp2", ".avif"))
+"""Of files that are taken for images. Formats that are programs (EPS) or need a plug-in (HEIC) are not among them."""
 UPLOAD_LIMIT = 10_000_000
 """Bytes of an image that someone hands in."""
 UPLOAD_PIXELS = 40_000_000
@@ -88,15 +93,34 @@ def decode_upload(content: bytes, name: str) -> Tensor:
         return _pixels(image)
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """What a file may be, whatever it is called, as far as this machine's Pillow reads it."""
+    Image.init()
+    return tuple(name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
+                 if name in Image.OPEN)
+
+
+def decoded(path: Path) -> Tensor:
+    """The whole file, uint8 (3, H, W). Raises ``UserError`` naming the file when it is damaged or no image."""
+    with _opened(path, str(path)) as image:
+        return _pixels(image)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width as it is shown, from the header alone."""
+    return image.height, image.width
+
+
 def reduction(found: float, wanted: int) -> int:
     """The largest k in 1, 2, 4, 8 with ``found`` / k >= 2 ``wanted`` (pixels), or 1."""
     return max(k for k in (1, 2, 4, 8) if k == 1 or found >= 2 * k * wanted)
 
 
 @contextlib.contextmanager
-def _opened(file: Path | io.BytesIO, name: str, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+def _opened(file: Path | io.BytesIO, name: str, kinds: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     try:
-        with Image.open(file, formats=formats) as image:
+        with Image.open(file, formats=kinds or formats()) as image:
             yield image
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{name} is damaged or not an image ({str(error)[:80]}).") from None

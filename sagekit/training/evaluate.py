@@ -148,7 +148,7 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     run = run if isinstance(run, Run) else Run(run)
     check_changes(changes)
     config = run.config.changed(**changes) if changes else run.config
-    data = load_data(config.data)
+    data = load_data(config.data, config.machine.workers, show)
     accelerator = accelerator_for(config.machine)
     model = load_model(run, data.class_names, None, folded, accelerator.device, config)
     if ensembling is None:
