@@ -23,7 +23,7 @@ from ..settings import DataSettings
 from .names import named, read_text
 from .splits import Found, Split
 
-_LINE = re.compile(r"""^\s*(?P<path>"[^"]+"|'[^']+'|.*\S)(?:\s*[,;]\s*|\s+)["']?(?P<label>[^\s,;"']+)["']?\s*$""")
+_LINE = re.compile(r"""^\s*(?P<path>"[^"]+"|'[^']+'|.*[^\s,;])(?:\s*[,;]\s*|\s+)["']?(?P<label>[^\s,;"']+)["']?\s*$""")
 _NUMBER = re.compile(r"\d+(\.0+)?")
 
 

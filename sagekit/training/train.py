@@ -34,7 +34,7 @@ from ..devices import accelerator_for, compiler_explained, precision, training_p
 from ..errors import UserError
 from ..files import write_atomic
 from ..methods import Method, Now, Stage
-from ..networks.backbone import Backbone, load_backbone
+from ..networks.backbone import Backbone
 from ..progress import bar
 from ..runs.run import Run
 from . import stage_ends
@@ -80,8 +80,8 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
         return run
     accelerator = accelerator_for(config.machine)
     show = show and accelerator.is_main_process
-    if backbone is None and methods.load(config.method).needs == "clip":
-        backbone = load_backbone(config.network)  # what is wrong with it is said before the images are read
+    if config.network.weights is not None and not config.network.weights.is_file():  # said before the images are read
+        raise UserError(f"no weight file at {config.network.weights}.")
     data = data or load_data(config.data, config.machine.workers, show)
     if show and data.train.paths is not None:
         print("\n".join(data.summary()), file=sys.stderr)
