@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.prompts import fill
+from ..data.views import Interpolation
 from ..errors import UserError, nearest
 from ..files import load_tensors
 from ..progress import bar
@@ -42,13 +43,15 @@ TEXT_STEP = 24
 class Backbone(nn.Module):
     """A frozen CLIP: image tokens block by block, text features in R^d, and its pixel normalisation.
 
-    Attributes: ``name``, ``width`` d, ``layers`` L, ``heads`` h, ``image_size`` (pixels), ``patches`` (tokens but CLS).
+    Attributes: ``name``, ``width`` d, ``layers`` L, ``heads`` h, ``image_size`` (pixels), ``patches`` (tokens but CLS),
+    ``interpolation`` (of test images, as it was trained), ``notes`` (one line each: what had to be assumed about its weights).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, name: str, mean: Sequence[float], std: Sequence[float],
+                 interpolation: Interpolation = "bilinear", notes: Sequence[str] = ()) -> None:
         from open_clip.transformer import QuickGELU  # slow to import
 
         super().__init__()
@@ -56,6 +59,8 @@ class Backbone(nn.Module):
         self.clip = clip.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
+        self.interpolation: Interpolation = interpolation
+        self.notes = list(notes)
         self.blocks = list(self.visual.transformer.resblocks)
         self.width = self.visual.conv1.out_channels
         self.layers = len(self.blocks)
