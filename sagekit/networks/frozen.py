@@ -2,8 +2,8 @@
 
 A file of the cache (``SAGEKIT_CACHE``, or ``~/.cache/sagekit``) is named by a hash of all that its content depends on: CLIP's
 name, weights and what they do not say (activation, mean, std, interpolation), and the images and the view, or the prompts. So
-runs that differ in anything else share it, and a changed image, view, weight or prompt is another file. Writers may race: files are
-written atomically and the last one wins with the same content. Deleting the folder costs time only.
+runs that differ in anything else share it, and a changed image, view, weight or prompt is another file. Writers may race: files
+are written atomically and the last one wins with the same content. Deleting the folder costs time only.
 """
 
 from __future__ import annotations
