@@ -37,6 +37,14 @@ def test_another_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("method", methods.names())
+def test_nothing_is_the_empty_text_or_none(method):
+    flat = Config.preset("mini", method, **parse_assignments(["pretrained=", "data_name=", "weights=", "test_resize="])).flat
+    assert [flat[key] for key in ("pretrained", "data_name", "weights", "test_resize")] == ["", "", None, None]
+    with pytest.raises(UserError, match="setting 'crop_scale'"):
+        Config.preset("mini", method, **parse_assignments(["crop_scale="]))
+
+
+@pytest.mark.parametrize("method", methods.names())
 def test_a_key_is_in_one_part_alone(method):
     keys = ["preset_name", "preset", "method", "seed", "format"]
     for part in (*PARTS.values(), methods.load(method).Settings):

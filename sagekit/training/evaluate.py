@@ -46,7 +46,7 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
     """
     device, processes = accelerator.device, accelerator.num_processes
     batches = evaluation_batches(split, config.views, model.image_size, device, ensembling, accelerator.process_index,
-                                 processes, config.machine.workers)
+                                 processes, config.machine.workers, model.interpolation)
     model.eval()
     show = show and accelerator.is_main_process
     backbone = model.frozen_backbone()

@@ -34,7 +34,7 @@ from ..devices import accelerator_for, compiler_explained, precision, training_p
 from ..errors import UserError
 from ..files import write_atomic
 from ..methods import Method, Now, Stage
-from ..networks.backbone import Backbone
+from ..networks.backbone import Backbone, load_backbone
 from ..progress import bar
 from ..runs.run import Run
 from . import stage_ends
@@ -86,6 +86,10 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     if show and data.train.paths is not None:
         print("\n".join(data.summary()), file=sys.stderr)
     _check(config, data, accelerator.num_processes)
+    if backbone is None and methods.load(config.method).needs == "clip":
+        backbone = load_backbone(config.network)
+    if show and data.train.paths is not None and backbone is not None and backbone.notes:
+        print("\n".join(backbone.notes), file=sys.stderr)
     model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist(), data.sentences)
     for number, stage in enumerate(config.stages[:1]):  # before anything is written
         _trained_in(model, stage, config.method, number)
@@ -94,6 +98,8 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
         if data.sentences is not None:
             run.write_sentences(data.sentences)
         for line in data.summary():
+            run.log(line)
+        for line in () if backbone is None else backbone.notes:
             run.log(line)
         run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
                 f"process(es), device {accelerator.device}, {precision(config.machine, accelerator.device)}")
