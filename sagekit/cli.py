@@ -173,7 +173,19 @@ def fold(
     console.print(f"{run / 'folded.safetensors'}: {result.before:,} adapter parameters folded to {result.after:,}; largest "
                   f"difference of a logit on {result.images} test images: {result.difference:.1e}.")
     if onnx:
-        console.print(f"{export_onnx(run)}: images float32 (B, 3, S, S) in 0..1 in, logits (B, C) out.")
+        _say_onnx(export_onnx(run, folded=True))
+
+
+@app.command()
+def export(run: RunPath) -> None:
+    """Write a run's network as model.onnx, for ONNX Runtime (needs onnx and onnxscript); class names in its metadata."""
+    from .training.export import export_onnx
+
+    _say_onnx(export_onnx(run))
+
+
+def _say_onnx(file: Path) -> None:
+    console.print(f"{file}: images float32 (B, 3, S, S), RGB in 0..1, in; logits (B, C) out.", soft_wrap=True)
 
 
 @app.command()
