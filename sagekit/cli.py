@@ -195,12 +195,14 @@ def evaluate(
     run: RunPath,
     ensembling: Annotated[bool, typer.Option("--ensembling", help="Also average five crops.")] = False,
     folded: Annotated[bool, typer.Option("--folded", help="Use the folded adapters that `sagekit fold` wrote.")] = False,
+    split: Annotated[str, typer.Option(help="test, val, train, or an image list 'path label' in the run's classes.")] = "test",
+    name: Annotated[str | None, typer.Option(help="Of the record; default: the split's, or the list's without suffix.")] = None,
     data_root: DataRoot = None,
     weights: Weights = None,
     device: Device = None,
     sets: Sets = None,
 ) -> None:
-    """Measure a finished run again, on this machine's data."""
+    """Measure a finished run on a set of images, on this machine's data; each set has a record of its own."""
     from . import Run
     from . import evaluate as evaluate_run
     from .training.evaluate import check_changes
@@ -208,10 +210,14 @@ def evaluate(
     opened = Run(run)
     changes = _changes(sets, data_root=data_root, weights=weights, device=device)
     check_changes(changes)
-    evaluate_run(opened, ensembling=ensembling or None, folded=folded, **changes)
-    if _is_main_process():
-        for view in opened.metrics["results"]:
+    found = evaluate_run(opened, ensembling=ensembling or None, folded=folded, split=split, name=name, **changes)
+    if not _is_main_process():
+        return
+    for view in found["results"]:
+        if found["split"] == "test":
             _print_runs([opened], view, "own")
+        else:
+            _print_record(opened, found, view)
 
 
 @app.command()
@@ -249,7 +255,19 @@ def fold(
     console.print(f"{run / 'folded.safetensors'}: {result.before:,} adapter parameters folded to {result.after:,}; largest "
                   f"difference of a logit on {result.images} test images: {result.difference:.1e}.")
     if onnx:
-        console.print(f"{export_onnx(run)}: images float32 (B, 3, S, S) in 0..1 in, logits (B, C) out.")
+        _say_onnx(export_onnx(run, folded=True))
+
+
+@app.command()
+def export(run: RunPath) -> None:
+    """Write a run's network as model.onnx, for ONNX Runtime (needs onnx and onnxscript); class names in its metadata."""
+    from .training.export import export_onnx
+
+    _say_onnx(export_onnx(run))
+
+
+def _say_onnx(file: Path) -> None:
+    console.print(f"{file}: images float32 (B, 3, S, S), RGB in 0..1, in; logits (B, C) out.", soft_wrap=True)
 
 
 @app.command()
@@ -348,7 +366,7 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
                 runs: Path) -> None:
     """Points live together in RUNS/points, so that sweeps share them; a study's own folder holds its tables."""
     from .studies.summary import save
-    from .studies.sweep import over_seeds, run_points
+    from .studies.sweep import best_line, over_seeds, run_points
 
     frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
     summary = save(frame, runs / name)
@@ -358,6 +376,8 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
     for row in failed.to_dict("records"):
         console.print(f"failed: {row['row']}, seed {row['seed']}: {row['error']}", markup=False)
     console.print(f"{runs / name}/results.csv has a row a run, summary.csv a row a point.")
+    if (frame["status"] == "finished").any():
+        console.print(best_line(frame), markup=False, soft_wrap=True)
     if len(failed):
         raise typer.Exit(1)
 
@@ -367,13 +387,17 @@ def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
     from .runs.metrics import group_names
 
     first = frame["row"].iloc[0]
-    grid = _table("row", "seeds", *(f"{g} %" for g in group_names()), f"all: to {first}", f"tail: to {first}", title=name)
+    held_out = ["val %"] if frame["val"].notna().any() else []
+    grid = _table("row", "seeds", *held_out, *(f"{g} %" for g in group_names()), f"all: to {first}", f"tail: to {first}",
+                  title=name)
     for row in frame.to_dict("records"):
         means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in group_names()]
         pairs = [_difference(row, g) for g in ("all", "tail")]
-        grid.add_row(str(row["row"]), str(row["seeds"]), *means, *pairs)
+        grid.add_row(str(row["row"]), str(row["seeds"]), *(f"{row['val']:.1f}" for _ in held_out), *means, *pairs)
     console.print(grid)
-    console.print(f"Top-1, mean and 95 % t interval over seeds; differences paired by seed and image, bootstrap over both. "
+    console.print("val: mean over classes on the validation images. " * len(held_out) +
+                  "Top-1 on the test images, mean and 95 % t interval over seeds; differences paired by seed and image, "
+                  "bootstrap over both. "
                   f"{4 * (len(frame) - 1)} comparisons: about one in twenty is off by chance alone.")
     if mini:
         console.print(world.NOTE)
@@ -409,6 +433,23 @@ def _print_runs(runs: list[Run], view: str, definition: str) -> None:
     console.print("Top-1, and below it its 95 % Wilson interval over test images; trained: parameters; s: seconds.")
     if metrics["mini_world"]:
         console.print(world.NOTE)
+
+
+def _print_record(run: Run, record: Mapping[str, Any], view: str) -> None:
+    """What was measured on other images than the test's."""
+    from .data.longtail import GROUPS
+    from .studies.sweep import class_mean
+
+    shown = {"single": "single view", "five_crops": "five crops averaged"}[view]
+    grid = _table("run", "mean of classes %", "all %", *(f"{g} %" for g in GROUPS),
+                  title=f"{record['split']}: {record['images']:,} images, {shown}")
+    result = record["results"][view]
+    cells = [result["all"], *(result["groups"]["own"][g] for g in GROUPS)]
+    grid.add_row(run.name, f"{class_mean(result):.1f}", *("-" if c["accuracy"] is None else
+                             f"{100 * c['accuracy']:.1f}\n{100 * c['low']:.1f}-{100 * c['high']:.1f}" for c in cells))
+    console.print(grid)
+    console.print(f"Top-1, and below it its 95 % Wilson interval over images. The record: "
+                  f"{run.file('metrics', record['split'])}.")
 
 
 def _difference(row: Mapping[Any, Any], group: str) -> str:

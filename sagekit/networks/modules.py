@@ -56,7 +56,7 @@ class Prompts(nn.Module):
         """``tokens`` before block ``index``: (B, N, d) -> (B, p + N, d) for the first, then (B, p + N, d) always."""
         if index >= len(self.tokens):
             return tokens
-        own = self.tokens[index].to(tokens.dtype).expand(len(tokens), -1, -1)
+        own = self.tokens[index].to(tokens.dtype).expand(tokens.shape[0], -1, -1)  # len() would fix the batch in an export
         old = 0 if index == 0 else own.shape[1]  # prompts of the block before, which deep prompts replace
         return torch.cat([tokens[:, :1], own, tokens[:, 1 + old :]], 1)
 

@@ -1,11 +1,10 @@
-"""Trained networks that leave the kit.
-
-    ONNX     a folded Sage run: images float (B, 3, S, S) in 0..1 go in, logits of Eq 23 (B, C) come out
-    PEFT     LIFT's LoRA: A (r, d) and B (d, r) of every block's q and v, whose weight becomes W + (lora_alpha / r) B A
-"""
+"""A run's network that leaves Python: ONNX; images float (B, 3, S, S) in 0..1 go in, the logits (B, C) that the run predicts
+with come out. Pixels are normalised inside."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import warnings
 from pathlib import Path
@@ -14,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import save_tensors, write_atomic, write_text
+from ..files import write_atomic
 from ..methods import Method
-from ..methods.lift import Lift
-from ..networks.modules import LowRank
 from ..runs.run import Run
 from .build import load_model
 
@@ -33,60 +30,32 @@ class _Predicted(nn.Module):
         return self.model.logits(images).prediction
 
 
-def export_onnx(path: Path) -> Path:
-    """Write ``folded.onnx`` beside a run's ``folded.safetensors``, for any batch size; the class names are in its metadata.
+def export_onnx(path: Path, folded: bool = False) -> Path:
+    """Write ``model.onnx`` into a run of any method, or, from what ``sagekit fold`` wrote, ``folded.onnx``; for any batch size.
 
-    Raises ``UserError`` when the run is not folded yet or the packages for ONNX are missing.
+    Its metadata: ``class_names`` (JSON, in the logits' order), ``image_size`` (S) and ``images`` (what goes in). Raises
+    ``UserError`` when the packages for ONNX are missing, and when the network has a part that ONNX cannot hold.
     """
     try:
         import onnxscript  # noqa: F401 (torch needs it, and says so late)
     except ImportError:
         raise UserError("ONNX export needs two packages: pip install onnx onnxscript.") from None
     run = Run(path)
-    names = run.metrics["prompt_names"]
-    model = load_model(run, names, folded=True).eval()
+    model = load_model(run, run.metrics["prompt_names"], folded=folded).eval().requires_grad_(False)
     example = torch.zeros(2, 3, model.image_size, model.image_size)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(_Predicted(model).eval(), (example,), input_names=["images"], output_names=["logits"],
-                                    dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # it prints whole graphs
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(_Predicted(model).eval(), (example,), input_names=["images"], output_names=["logits"],
+                                        dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:120]
+        raise UserError(f"the network of {run.config.method} cannot be exported to ONNX ({reason}).") from error
     assert program is not None
-    program.model.metadata_props["class_names"] = json.dumps(names)
-    out = run.path / "folded.onnx"
+    side = model.image_size
+    program.model.metadata_props.update({
+        "class_names": json.dumps(run.metrics["class_names"]), "image_size": str(side),
+        "images": f"float32 (B, 3, {side}, {side}), RGB in 0..1; the network normalises them itself"})
+    out = run.path / ("folded.onnx" if folded else "model.onnx")
     write_atomic(out, lambda file: program.save(str(file), external_data=False))
-    return out
-
-
-@torch.no_grad()
-def export_peft(path: Path) -> Path:
-    """Write a LoRA run's trained products for PEFT into RUN/peft, and return that folder.
-
-    ``adapter_model.safetensors`` and ``adapter_config.json`` are laid out as PEFT 0.15 to 0.20 document their checkpoints.
-    open_clip holds q, k and v in one matrix, of which PEFT cannot adapt two thirds; so the names are those of Hugging Face's
-    ``CLIPModel``, where q_proj and v_proj are layers: ``PeftModel.from_pretrained(CLIPModel.from_pretrained(...), RUN/peft)``.
-    The base must be the same weights in those names; LIFT's feature is its vision model's ``pooler_output``. The classifier is
-    no part of PEFT's files and stays in the run's ``weights.safetensors`` (``head.weight``).
-
-    Raises ``UserError`` when the run is no finished one of LIFT with module=lora.
-    """
-    run = Run(path)
-    if getattr(run.config.settings, "module", None) != "lora":
-        raise UserError(f"{path} has no LoRA to write for PEFT; train one with --method lift --set module=lora.")
-    model = load_model(run, run.metrics["class_names"])
-    assert isinstance(model, Lift)
-    tensors: dict[str, Tensor] = {}
-    for number, block in enumerate(model.net.tuned.blocks):
-        (low,) = block.attn.parametrizations.in_proj_weight
-        assert isinstance(low, LowRank)
-        for letter, a, b in zip("qv", low.a, low.b, strict=True):
-            name = f"base_model.model.vision_model.encoder.layers.{number}.self_attn.{letter}_proj"
-            tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
-    rank = low.a.shape[1]
-    config = {"peft_type": "LORA", "task_type": None, "base_model_name_or_path": None, "r": rank,
-              "lora_alpha": low.scale * rank, "lora_dropout": 0.0,
-              "target_modules": r".*vision_model\.encoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
-              "bias": "none", "fan_in_fan_out": False, "inference_mode": True, "modules_to_save": None}
-    out = run.path / "peft"
-    save_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
-    write_text(out / "adapter_config.json", json.dumps(config, indent=2) + "\n")
     return out

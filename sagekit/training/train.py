@@ -111,7 +111,7 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     if accelerator.is_main_process and config.stages:
         run.write_weights(model.trained(), config.network.backbone, data.class_names)
     accelerator.wait_for_everyone()
-    record(run, model, data, config, accelerator, config.views.ensembling, show)
+    record(run, model, data, config, accelerator, show)
     if accelerator.is_main_process:
         (run.path / "state.pt").unlink(missing_ok=True)
         run.log("finished")

@@ -70,8 +70,8 @@ def test_many_processes_see_the_same(odd):
 
 
 def test_classes_have_names_counts_and_groups(tmp_path):
-    report = check.look(own(tree(tmp_path, "train/ant/4", "train/stag_beetle/9", "test/ant/1", "test/stag_beetle/1"), head_above=8,
-                            tail_below=5), workers=1, show=False)
+    tree(tmp_path, "train/ant/4", "train/stag_beetle/9", "test/ant/1", "test/stag_beetle/1")
+    report = check.look(own(tmp_path, head_above=8, tail_below=5), workers=1, show=False)
     assert check.classes(report.data).to_dict("records") == [
         {"key": "stag_beetle", "name": "stag beetle", "train": 9, "test": 1, "group": "head"},
         {"key": "ant", "name": "ant", "train": 4, "test": 1, "group": "tail"}]

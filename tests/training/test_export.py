@@ -1,70 +1,83 @@
-"""A LoRA run in PEFT's files: what PEFT makes of them, in arithmetic, is the run's own feature."""
+"""A run that leaves Python answers as it does inside."""
 
-import copy
 import json
-import re
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import small
-from safetensors.torch import load_file
+from torch import nn
 
 import sagekit as sk
-from sagekit import UserError
-from sagekit.networks import mini, weights
-from sagekit.networks.backbone import Backbone
-from sagekit.training.export import export_peft
+from sagekit import Run, UserError
+from sagekit.cli import main
+from sagekit.data.batches import single_views
+from sagekit.methods.lift import Lift
+from sagekit.training.export import export_onnx
+from sagekit.training.fold import fold_run
 
 
-@pytest.fixture(scope="module")
-def lora(tmp_path_factory, data, backbone):
-    config = small("lift", module="lora", bottleneck=3, lora_alpha=6.0)
-    return sk.train(config, tmp_path_factory.mktemp("lora") / "run", data=data, backbone=backbone, show=False)
-
-
-def separate(state, layers):
-    """The image tower's attention as Hugging Face has it: q, k and v by themselves."""
-    found = {}
-    for layer in range(layers):
-        for kind in ("weight", "bias"):
-            parts = state[f"visual.transformer.resblocks.{layer}.attn.in_proj_{kind}"].chunk(3)
-            for letter, part in zip("qkv", parts, strict=True):
-                found[f"vision_model.encoder.layers.{layer}.self_attn.{letter}_proj.{kind}"] = part
-    return found
+def _same_answers(file, run, data, folded=False):
+    """The file's logits are the run's; two sizes of batch."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = sk.load_model(run, data.class_names, folded=folded).eval()
+    pixels, _ = single_views(data.test.take(torch.arange(30)), run.config.views, model.image_size)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    answers = np.concatenate([session.run(None, {"images": part.numpy()})[0] for part in pixels.split(29)])
+    with torch.no_grad():
+        expected = model.logits(pixels).prediction.numpy()
+    np.testing.assert_array_equal(answers.argmax(1), expected.argmax(1))
+    np.testing.assert_allclose(answers, expected, atol=1e-3)
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["class_names"]) == data.class_names
+    assert int(said["image_size"]) == model.image_size
+    assert "0..1" in said["images"]
 
 
 @pytest.mark.slow
-@torch.no_grad()
-def test_peft_s_arithmetic_gives_the_run_s_feature(lora, data, backbone):
-    folder = export_peft(lora.path)
-    assert folder == lora.path / "peft"
-    assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    config = json.loads((folder / "adapter_config.json").read_text())
-    tensors = load_file(folder / "adapter_model.safetensors")
-    assert (config["peft_type"], config["r"], config["lora_alpha"], config["bias"]) == ("LORA", 3, 6.0, "none")
-
-    base = separate(backbone.clip.state_dict(), backbone.layers)  # as CLIPModel has them
-    layers = [name.removesuffix(".weight") for name in base if name.endswith("weight")]
-    targets = [name for name in layers if re.fullmatch(config["target_modules"], name)]
-    assert len(targets) == 2 * backbone.layers
-    assert not re.fullmatch(config["target_modules"], "text_model.encoder.layers.0.self_attn.q_proj")
-    assert tensors.keys() == {f"base_model.model.{name}.lora_{letter}.weight" for name in targets for letter in "AB"}
-    for name in targets:
-        a, b = (tensors[f"base_model.model.{name}.lora_{letter}.weight"] for letter in "AB")
-        assert (a.shape, b.shape) == ((3, 128), (128, 3))
-        assert b.abs().max() > 0
-        base[f"{name}.weight"] = base[f"{name}.weight"] + config["lora_alpha"] / config["r"] * b @ a
-    merged = copy.deepcopy(backbone.clip)
-    merged.load_state_dict(weights.from_hugging_face(base, folder), strict=False)
-    net = Backbone(merged, mini.WordTokenizer(), "mini", (0.5,) * 3, (0.5,) * 3)
-    model = sk.load_model(lora, data.class_names, backbone)
-    images = data.test.images[:8]
-    torch.testing.assert_close(net.features(images), model.features(images).own, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(backbone.features(images), net.features(images), atol=1e-3)
+@pytest.mark.parametrize("method", ["zero_shot", "lift", "sage"])
+def test_onnx_runtime_answers_as_the_run(method, runs, tmp_path, data):
+    path = shutil.copytree(runs[method].path, tmp_path / method)
+    file = export_onnx(path)
+    assert file == path / "model.onnx"
+    _same_answers(file, Run(path), data)
 
 
-@pytest.mark.parametrize("method", ["lift", "sage", "zero_shot"])
-def test_only_lora_is_written_for_peft(runs, method):
-    with pytest.raises(UserError, match="has no LoRA to write for PEFT; train one with --method lift --set module=lora"):
-        export_peft(runs[method].path)
-    assert not (runs[method].path / "peft").exists()
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "changes"), [
+    ("lift", {"module": "lora"}), ("lift", {"module": "vpt-deep"}), ("lift", {"module": "vpt-shallow"}),
+    ("lift", {"module": "adapter"}), ("lift", {"module": "bitfit"}), ("lift", {"module": "full"}), ("scratch", {}), ("crt", {}),
+    ("bbn", {}), ("proco", {}), ("cmo", {})])
+def test_every_network_can_leave(method, changes, tmp_path, data, backbone):
+    more = {"classifier_epochs": 1} if method == "crt" else {}
+    run = sk.train(small(method, **changes, **more), tmp_path / "run", data=data, show=False,
+                   backbone=backbone if method == "lift" else None)
+    _same_answers(export_onnx(run.path), run, data)
+
+
+@pytest.mark.slow
+def test_a_folded_run_leaves_as_folded(runs, tmp_path, data):
+    path = shutil.copytree(runs["sage"].path, tmp_path / "sage")
+    with pytest.raises(UserError, match="no weight file"):
+        export_onnx(path, folded=True)
+    fold_run(path)
+    file = export_onnx(path, folded=True)
+    assert file == path / "folded.onnx"
+    _same_answers(file, Run(path), data, folded=True)
+
+
+@pytest.mark.slow
+def test_a_network_that_cannot_leave_is_one_line(runs, tmp_path, monkeypatch, capsys):
+    class Odd(nn.Module):
+        def forward(self, feature):
+            return feature if feature.sum().item() > 0 else -feature  # a branch on a value: no graph holds it
+
+    path = shutil.copytree(runs["lift"].path, tmp_path / "lift")
+    monkeypatch.setattr(Lift, "classify", lambda model, features: sk.Logits.plain(Odd()(features.own)))
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(path)])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("sagekit: the network of lift cannot be exported to ONNX (")
+    assert not (path / "model.onnx").exists()

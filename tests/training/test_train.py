@@ -287,7 +287,8 @@ def test_zero_shot_trains_nothing(runs, data, backbone):
     run = runs["zero_shot"]
     with pytest.raises(UserError, match=r"'epochs' is a setting of .*, not of zero_shot"):
         small("zero_shot", epochs=1)
-    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "log.txt", "metrics.json", "predictions.npz"]
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "config.yaml", "log.txt", "metrics-val.json", "metrics.json", "predictions-val.npz", "predictions.npz"]
     assert run.metrics["trainable_parameters"] == {}
     assert len(run.history) == 0
     fresh = sk.build_model(run.config, data.class_names, backbone).eval()
