@@ -120,10 +120,10 @@ def read(settings: DataSettings) -> Found:
             notes.append(f"{parts[split]} has no class folders: its {len(tree.loose)} images have no labels and are left out; "
                          "`sagekit predict` takes them")
             del trees[split]
-        elif tree.loose:
+        elif tree.loose and tree.classes:
             raise UserError(f"{parts[split]} mixes images ({tree.loose[0].name}, ...) and class folders; move them into one.")
     keys = sorted({key for tree in trees.values() for key in tree.classes}, key=natural)
-    _enough(parts["train"], keys, trees["train"])
+    _enough(parts["train"], list(trees["train"].classes), trees["train"])
     for split, tree in trees.items():
         foreign = [key for key in tree.classes if key not in trees["train"].classes]
         if close := foreign and nearest(foreign[0], trees["train"].classes):

@@ -1,9 +1,13 @@
 
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from sagekit import UserError, load_data
+from sagekit.data import longtail
 from sagekit.settings import DataSettings
 
 
@@ -72,3 +76,19 @@ def test_cifar_that_is_missing_says_so(tmp_path, monkeypatch):
         load_data(DataSettings(dataset="cifar100", data_root=tmp_path))
 
 
+
+
+ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar100.zip"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ARCHIVE.is_file(), reason="the photographs of CIFAR-100 are not beside this repository")
+def test_real_photographs_in_folders_become_the_community_s_long_tail(tmp_path):
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
+    root = tmp_path if (tmp_path / "train").is_dir() else next(tmp_path.iterdir())
+    data = load_data(DataSettings(dataset="folder", data_root=root, imbalance_ratio=100.0))
+    assert (len(data.train), len(data.test)) == (10847, 10000)
+    assert data.class_counts.tolist() == longtail.profile(100, 500, 100).tolist()
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    assert [len(data.groups["own"][group]) for group in longtail.GROUPS] == [35, 35, 30]
