@@ -1,6 +1,7 @@
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_a_record_of_other_images_is_never_overwritten(copy, listed):
 def test_other_test_images_need_a_name(copy):
     metrics = copy.metrics
     copy.write_metrics({**metrics, "test_digest": "another"})
-    with pytest.raises(UserError, match="metrics.json is of other images"):
+    with pytest.raises(UserError, match=r"metrics\.json is of other images"):
         sk.evaluate(copy, show=False)
     assert sk.evaluate(copy, name="now", show=False)["results"] == metrics["results"]
     assert copy.record("now")["digest"] == metrics["test_digest"]
@@ -247,8 +248,10 @@ def test_mistakes_write_nothing(copy, split, name, message, tmp_path, monkeypatc
     assert before == {path.name for path in copy.path.iterdir()}
 
 
-def test_data_without_validation_images_say_so(tmp_path, backbone):
-    run = sk.train(small("zero_shot", val_per_class=0), tmp_path / "run", backbone=backbone, show=False)
+def test_data_without_validation_images_say_so(tmp_path, data, backbone, monkeypatch):
+    without = replace(data, val=None)
+    monkeypatch.setattr(sys.modules["sagekit.training.evaluate"], "load_data", lambda settings: without)
+    run = sk.train(small("zero_shot"), tmp_path / "run", data=without, backbone=backbone, show=False)
     assert run.records == ["test"]
     with pytest.raises(UserError, match="has no validation images"):
         sk.evaluate(run, split="val", show=False)
