@@ -21,13 +21,15 @@ from rich.table import Column, Table
 
 from . import methods as all_methods
 from .config import PRESETS, Config, parse_assignments
-from .errors import UserError
+from .errors import UserError, nearest
 from .studies.study import STUDIES
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .data.check import Report
     from .runs.run import Run
+    from .settings import DataSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="sagekit: fine-tune a CLIP on long-tailed data, and see what each part of the method does.")
@@ -86,6 +88,86 @@ def _open_dashboard(runs: Path) -> None:
         subprocess.run(command, cwd=root, check=False)  # its settings lie there
     else:
         console.print(f"The dashboard: streamlit run dashboard/app.py -- --runs {runs}")
+
+
+@app.command("data")
+def data_command(
+    place: Annotated[str, typer.Argument(help="A folder of images, an image list, or a preset's name.")],
+    data_root: DataRoot = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the long-tail curve as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, every class and file.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Look at data before training: what is understood, every file opened. Exit code 2 where training would refuse."""
+    import json
+
+    from .data.check import look
+
+    settings = _data_settings(place, data_root, sets)
+    report = look(settings, workers, show=sys.stderr.isatty())
+    if as_json:
+        print(json.dumps(report.plain(), indent=1, ensure_ascii=False))
+    else:
+        _print_report(report)
+    if plot is not None and report.data is not None:
+        from . import plots
+
+        plots.profile(report.data.class_counts, f"{report.data.name}: training images by class").write_html(plot)
+        console.print(f"The long-tail curve: {plot}", markup=False)
+    if report.refusal:
+        raise UserError(f"training would refuse: {report.refusal}")
+
+
+def _data_settings(place: str, data_root: Path | None, sets: list[str] | None) -> DataSettings:
+    """The data at a place: a preset's, or those of a folder or a list, with ``sets`` on top."""
+    path = Path(place)
+    changes = _changes(sets, data_root=data_root)
+    if place in PRESETS and not path.exists():
+        return Config.preset(place, **changes).data
+    if path.is_dir():
+        return Config.preset("folder", **{"data_root": path, **changes}).data
+    if path.is_file():
+        root = data_root or path.parent
+        others = {f"{split}_list": path.name.replace("train", split) for split in ("val", "test")
+                  if "train" in path.name and (path.parent / path.name.replace("train", split)).is_file()}
+        lists = {key: str((path.parent / name).resolve()) for key, name in {"train_list": path.name, **others}.items()}
+        return Config.preset("list", **{"data_root": root, **lists, **changes}).data
+    raise UserError(f"there is no folder, list or preset '{place}'.{nearest(place, PRESETS)}")
+
+
+def _print_report(report: Report) -> None:
+    from .data.check import classes
+    from .data.longtail import DEFINITIONS
+
+    console.print(f"{report.place} ({report.kind})", markup=False)
+    if report.data is not None:
+        for line in report.data.summary():
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+        frame = classes(report.data)
+        most = 24
+        shown = frame if len(frame) <= most else frame.iloc[[*range(most // 2), *range(-most // 2, 0)]]
+        grid = _table(*shown.columns)
+        for row in shown.astype(str).itertuples(index=False):
+            grid.add_row(*map(escape, row))
+        console.print(grid)
+        if len(frame) > most:
+            console.print(f"{len(frame) - most} classes between are not shown; --json has all.")
+        for name, of in report.data.groups.items():
+            sizes = ", ".join(f"{group} {len(members)}" for group, members in of.items())
+            console.print(f"{name}: {sizes} classes ({DEFINITIONS[name]})", soft_wrap=True)
+    if report.files:
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in report.formats.items())
+        sizes = ", ".join(f"{n:,} of {size}" for size, n in list(report.sizes.items())[:4])
+        more = ", ..." if len(report.sizes) > 4 else ""
+        console.print(f"{report.files:,} files opened: {kinds}; {sizes}{more}", soft_wrap=True)
+    for what, frame in (("damaged", report.damaged), ("odd", report.odd), ("the same content twice", report.duplicates)):
+        if len(frame):
+            console.print(f"{what}: {len(frame):,}")
+            for row in frame.head(10).itertuples(index=False):
+                console.print(f"  {'  '.join(map(str, row))}", markup=False, soft_wrap=True)
+            if len(frame) > 10:
+                console.print("  ... --json has all")
 
 
 @app.command()

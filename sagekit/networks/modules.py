@@ -9,9 +9,9 @@
 AdaptFormer and SG-Adapter are in ``adapters``. BitFit, LoRA and full train a twin of the frozen backbone that shares every
 tensor with it that is not trained; feature interchange keeps the frozen one.
 
-LoRA is not the PEFT library's: open_clip holds Q, K and V in one matrix of ``nn.MultiheadAttention``, and PEFT's layer for it
-adapts that matrix as a whole (one A for Q, K and V) and the output projection as well, which is neither Table 9's module nor
-its count.
+LoRA is not what the PEFT library makes of open_clip, which holds Q, K and V in one matrix of ``nn.MultiheadAttention``: PEFT's
+layer for it adapts that matrix as a whole (one A for Q, K and V) and the output projection as well, which is neither Table 9's
+module nor its count. In Hugging Face's CLIP, where they are layers, it is PEFT's (``training.export`` writes it so).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Comparing finished runs: one table, and paired differences on the same test images.
+"""Comparing finished runs: tables, and paired differences on the same test images.
 
-A difference is taken image by image: the bootstrap resamples the pairs, and McNemar's test counts the images that one run
-alone gets right, so what both get right or wrong alike does not blur it. Runs on other test images or other groups are refused.
+A difference is taken image by image (``paired``), so what both runs get right or wrong alike does not blur it. Runs on other
+test images or other groups are refused.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from scipy import stats
 from ..config import WHERE
 from ..data.longtail import DEFINITIONS
 from ..errors import UserError
-from .metrics import group_names, holm, paired_difference
+from .metrics import cells, group_names
+from .paired import holm, p_value, paired_difference
 from .predictions import Predictions
 from .run import VIEWS, Run
 
+VIEW_NAMES = {"single": "single view", "five_crops": "five crops averaged"}
+MEASURES = {"top5": "top-5", "macro_f1": "macro-F1", "worst_class": "worst class", "harmonic_mean": "harmonic mean",
+            "geometric_mean": "geometric mean", "calibration_error": "ECE", "negative_log_likelihood": "NLL"}
+"""What is measured beside the accuracies, and its name in tables."""
+
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Raise ``UserError`` with the reason unless all runs have the same classes, counts and test images."""
+    """Raise ``UserError`` with the reason unless all runs have the same classes, groups and test images."""
     first = runs[0]
     for run in runs[1:]:
         for key, what in (("class_names", "other classes"), ("groups", "other groups"),
@@ -31,14 +37,23 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 raise UserError(f"{run.path} and {first.path} cannot be compared: {what}.")
 
 
+def said(run: Run, view: str, definition: str) -> str:
+    """What a run's numbers are of: data, test images, view, groups and their thresholds."""
+    metrics = run.metrics
+    above, below = metrics["thresholds"]
+    bounds = "" if definition == "thirds" else f" (head > {above}, tail < {below} training images)"
+    return f"{metrics['data']}, {metrics['test_images']:,} test images, {VIEW_NAMES[view]}; {DEFINITIONS[definition]}{bounds}"
+
+
 def table(runs: Sequence[Run], view: str = "single", definition: str = "own") -> pd.DataFrame:
     """One row a run, as ``line`` gives it."""
     return pd.DataFrame([line(run, view, definition) for run in runs])
 
 
 def line(run: Run, view: str = "single", definition: str = "own") -> dict[str, Any]:
-    """A run's name, method, data, seed, then ``all``, ``head``, ``medium``, ``tail`` in percent with the ends of their 95 %
-    Wilson intervals over test images (``all_low``, ...; nan for an empty group), trained parameters and training seconds."""
+    """A run's name, method, data, seed, whether its test set is ``balanced``, then ``mean`` (over classes), ``all``, ``head``,
+    ``medium``, ``tail`` in percent with the ends of their 95 % Wilson intervals over test images (``mean_low``, ...; nan for an
+    empty group), trained parameters and training seconds."""
     if definition not in DEFINITIONS or view not in VIEWS:
         raise UserError(f"unknown view or groups: '{view}', '{definition}'. Views: {', '.join(VIEWS)}; groups: "
                         f"{', '.join(DEFINITIONS)}.")
@@ -46,28 +61,47 @@ def line(run: Run, view: str = "single", definition: str = "own") -> dict[str, A
         raise UserError(f"{run.path} was measured without five crops; run `sagekit evaluate {run.path} --ensembling`.")
     run.groups(definition)  # or say that it has none
     result = run.metrics["results"][view]
-    row = {"run": run.name, "method": run.config.method, "data": run.metrics["data"], "seed": run.config.seed}
+    row = {"run": run.name, "method": run.config.method, "data": run.metrics["data"], "seed": run.config.seed,
+           "balanced": result["balanced"]}
+    found = {**result, **result["groups"][definition]}
     for group in group_names():
-        cell = result["all"] if group == "all" else result["groups"][definition][group]
-        row |= {group + end: np.nan if cell[key] is None else 100 * cell[key]
+        row |= {group + end: np.nan if found[group][key] is None else 100 * found[group][key]
                 for end, key in (("", "accuracy"), ("_low", "low"), ("_high", "high"))}
     return row | {"parameters": sum(run.metrics["trainable_parameters"].values()), "seconds": run.metrics["train_seconds"]}
 
 
-def differences(base: Run, other: Run, view: str = "single", definition: str = "own") -> pd.DataFrame:
-    """``other`` minus ``base``, one row for all / head / medium / tail: ``difference``, ``low``, ``high`` (points; paired
-    bootstrap), ``p`` (exact McNemar), ``p_holm`` (``p`` corrected for the rows of this table), ``images``."""
-    a, b = _same_images(base, other, view)
-    members = base.groups(definition)
+def measures(runs: Sequence[Run], view: str = "single", definition: str = "own") -> pd.DataFrame:
+    """One row a run: ``run``, ``balanced``, the accuracies of ``line``, then ``MEASURES``; nan for what a run has not. In
+    percent but the negative log likelihood, which is in nats."""
     rows = []
-    for group in group_names():
-        chosen = np.isin(a.labels, np.unique(a.labels) if group == "all" else members[group])
-        if chosen.any():
-            test = paired_difference(a.correct[chosen], b.correct[chosen])
-            rows.append({"group": group, **{k: 100 * test[k] for k in ("difference", "low", "high")}, "p": test["p"],
-                         "images": int(chosen.sum())})
-    frame = pd.DataFrame(rows)
+    for run in runs:
+        accuracies, result = line(run, view, definition), run.metrics["results"][view]
+        scale = {key: 1 if key == "negative_log_likelihood" else 100 for key in MEASURES}
+        rows.append({**{key: accuracies[key] for key in ("run", "balanced", *group_names())},
+                     **{key: np.nan if result[key] is None else scale[key] * result[key] for key in MEASURES}})
+    return pd.DataFrame(rows)
+
+
+def differences(base: Run, other: Run, view: str = "single", definition: str = "own") -> pd.DataFrame:
+    """``other`` minus ``base``, one row for each of mean / all / head / medium / tail that has images: ``group``,
+    ``difference``, ``low``, ``high`` (points; paired bootstrap), ``p`` and ``test`` (``paired.p_value``), ``p_holm`` (``p``
+    corrected for this table's rows; rows of the same weights, as mean and all on a balanced test set, count once), and
+    ``images``."""
+    a, b = _same_images(base, other, view)
+    groups: dict[str, int] = {}
+    tests: list[dict[str, Any]] = []
+    known: list[np.ndarray] = []
+    for group, weights in cells(a.labels, base.groups(definition)).items():
+        if weights.any():
+            groups[group] = next((k for k, w in enumerate(known) if np.allclose(w, weights, rtol=1e-9, atol=0)), len(known))
+            if groups[group] == len(known):
+                known.append(weights)
+                tests.append({**paired_difference(a.correct, b.correct, weights), "images": int(np.count_nonzero(weights))})
+    frame = pd.DataFrame(tests)
+    frame[["difference", "low", "high"]] *= 100
     frame.insert(frame.columns.get_loc("p") + 1, "p_holm", holm(frame["p"].to_numpy()))
+    frame = frame.iloc[list(groups.values())].reset_index(drop=True)
+    frame.insert(0, "group", list(groups))
     return frame
 
 
@@ -81,11 +115,12 @@ def per_class(base: Run, other: Run, view: str = "single", definition: str = "ow
     for label, (name, n) in enumerate(zip(base.metrics["class_names"], base.metrics["class_counts"], strict=True)):
         own = a.labels == label
         if own.any():
-            test = paired_difference(a.correct[own], b.correct[own])
+            before, after = a.correct[own], b.correct[own]
+            p, _ = p_value(after.astype(int) - before, np.full(len(before), 1 / len(before)))
             rows.append({"label": label, "name": name, "group": next(g for g, c in members.items() if label in c), "images": n,
-                         "tested": int(own.sum()), "base": 100 * a.correct[own].mean(), "other": 100 * b.correct[own].mean(),
-                         "difference": 100 * test["difference"], "p": test["p"]})
+                         "tested": len(before), "base": 100 * before.mean(), "other": 100 * after.mean(), "p": p})
     frame = pd.DataFrame(rows)
+    frame.insert(frame.columns.get_loc("p"), "difference", frame["other"] - frame["base"])
     frame["p_holm"] = holm(frame["p"].to_numpy())
     return frame.sort_values(["images", "label"], ascending=[False, True], ignore_index=True)
 
@@ -112,10 +147,7 @@ def won_and_lost(base: Run, other: Run, view: str = "single") -> tuple[np.ndarra
 
 def _same_images(base: Run, other: Run, view: str) -> tuple[Predictions, Predictions]:
     check_comparable([base, other])
-    a, b = base.predictions(view), other.predictions(view)
-    if not np.array_equal(a.labels, b.labels):
-        raise UserError(f"{other.path} and {base.path} cannot be compared: their test images are in another order.")
-    return a, b
+    return base.predictions(view), other.predictions(view)
 
 
 def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:

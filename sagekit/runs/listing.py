@@ -120,7 +120,7 @@ def _headers(file: Path) -> dict[str, tuple[int, ...]]:
 
 def row(path: Path) -> dict[str, object]:
     """One run's line: ``run``, ``status``, ``problem``, and for a usable one its method, preset, seed and data; for a finished
-    one also accuracies (percent, with ends of the Wilson interval) by view and definition as ``VIEW/DEFINITION/all_low``."""
+    one also accuracies (percent, with ends of the Wilson interval) by view and definition as ``VIEW/DEFINITION/mean_low``."""
     run = Run(path)
     reason = problem(run)
     status = "broken" if reason else "finished" if run.finished else "unfinished"
@@ -136,7 +136,8 @@ def row(path: Path) -> dict[str, object]:
         return line | {"done": len(run.history), "problem": failure}
     metrics = run.metrics
     line |= {"data": metrics["data"], "mini_world": bool(metrics["mini_world"]), "images": metrics["test_images"],
-             "parameters": sum(metrics["trainable_parameters"].values()), "seconds": metrics["train_seconds"]}
+             "parameters": sum(metrics["trainable_parameters"].values()), "seconds": metrics["train_seconds"],
+             "balanced": all(result["balanced"] for result in metrics["results"].values())}
     for view in metrics["results"]:
         for definition in metrics["groups"]:
             found = compare.line(run, view, definition)
@@ -145,11 +146,11 @@ def row(path: Path) -> dict[str, object]:
 
 
 def shown(lines: pd.DataFrame, view: str, definition: str) -> pd.DataFrame:
-    """The finished rows that were measured in ``view``, with plain columns all / head / ... of that view and definition."""
+    """The finished rows that were measured in ``view``, with plain columns mean / all / head / ... of these."""
     prefix = f"{view}/{definition}/"
-    if f"{prefix}all" not in lines:
+    if f"{prefix}mean" not in lines:
         return lines.head(0)
-    found = lines[(lines["status"] == "finished") & lines[f"{prefix}all"].notna()]
+    found = lines[(lines["status"] == "finished") & lines[f"{prefix}mean"].notna()]
     plain = found[[c for c in lines if "/" not in str(c)]]
     values = found[[c for c in lines if str(c).startswith(prefix)]].rename(columns=lambda c: str(c).removeprefix(prefix))
     return pd.concat([plain, values], axis=1).reset_index(drop=True)

@@ -61,11 +61,33 @@ class Predictions:
         return self.predicted == self.labels
 
     @property
+    def total(self) -> np.ndarray:
+        """log sum_j exp(z^_j) over all C classes, float64 (N,)."""
+        total = logsumexp(self.logits.astype(np.float64), axis=1)
+        return total if self.rest is None else np.logaddexp(total, self.rest)
+
+    @property
     def confidence(self) -> np.ndarray:
         """Probability of the predicted class, softmax over all C classes, float (N,)."""
-        logits = self.logits.astype(np.float64)
-        total = logsumexp(logits, axis=1)
-        return np.exp(logits.max(1) - (total if self.rest is None else np.logaddexp(total, self.rest)))
+        return np.exp(self.logits.max(1) - self.total)
+
+    @property
+    def true_columns(self) -> np.ndarray:
+        """The column of each image's true class, int (N,)."""
+        return self.labels if self.classes is None else (self.classes == self.labels[:, None]).argmax(1)
+
+    @property
+    def log_likelihood(self) -> np.ndarray:
+        """Log probability of each image's true class, float (N,)."""
+        return np.take_along_axis(self.logits, self.true_columns[:, None], 1)[:, 0] - self.total
+
+    @property
+    def places(self) -> np.ndarray:
+        """How many classes each image's logits put before its true one, int (N,); of equal logits the first column leads. It
+        is right below K where K classes are stored."""
+        z, column = self.logits, self.true_columns[:, None]
+        true = np.take_along_axis(z, column, 1)
+        return np.asarray(((z > true) | ((z == true) & (np.arange(z.shape[1]) < column))).sum(1))
 
 
 def reduced(full: Predictions, most: int) -> Predictions:

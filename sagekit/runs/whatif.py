@@ -5,7 +5,7 @@
 
 tau > 0 favours rare classes, tau < 0 frequent ones. A run that was trained with logit adjustment stands at tau = 0: its
 training has taken the class counts into account already. ``curve`` moves tau and marks the points
-that no other point beats in head and tail.
+that no other point beats in head and tail; ``best_tau`` picks one on validation images.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.longtail import GROUPS, Groups
+from .metrics import cells, over_classes
 from .predictions import Predictions
 
 TAUS = tuple(t / 10 for t in range(-15, 16))
@@ -41,19 +42,29 @@ def predicted(stored: Predictions, class_counts: Sequence[int] | np.ndarray, tau
 
 
 def accuracies(predicted: np.ndarray, labels: np.ndarray, groups: Groups) -> dict[str, float]:
-    """Top-1 (percent) of all, head, medium and tail for predicted classes (N,); nan for a group without images."""
+    """Top-1 (percent) of mean (over classes), all, head, medium and tail for predicted classes (N,); nan for a group without
+    images."""
     correct = predicted == labels
-    chosen = {"all": np.ones(len(labels), bool), **{group: np.isin(labels, classes) for group, classes in groups.items()}}
-    return {group: float(100 * correct[c].mean()) if c.any() else float("nan") for group, c in chosen.items()}
+    return {group: round(float(100 * weights @ correct), 9) if weights.any() else float("nan")
+            for group, weights in cells(labels, groups).items()}
 
 
 def curve(stored: Predictions, class_counts: Sequence[int] | np.ndarray, groups: Groups, s_v: float, s_t: float,
           taus: Sequence[float] = TAUS) -> pd.DataFrame:
-    """One row for each of ``taus``: ``tau``, all / head / medium / tail (percent), and ``best``: whether no other row is at
-    least as good in head and tail and better in one."""
+    """One row for each of ``taus``: ``tau``, mean / all / head / medium / tail (percent), and ``best``: whether no other row is
+    at least as good in head and tail and better in one."""
     answers = {tau: predicted(stored, class_counts, tau, s_v, s_t) for tau in taus}
     frame = pd.DataFrame([{"tau": tau, **accuracies(p, stored.labels, groups)} for tau, p in answers.items()])
     return frame.assign(best=_unbeaten(frame[[GROUPS[0], GROUPS[-1]]].to_numpy()))
+
+
+def best_tau(stored: Predictions, class_counts: Sequence[int] | np.ndarray, s_v: float, s_t: float,
+             taus: Sequence[float] = TAUS) -> float:
+    """The one of ``taus`` with the highest mean over classes on ``stored``, which should be of validation images; of several
+    the one that is nearest to 0."""
+    weights = over_classes(stored.labels, stored.labels)
+    means = {tau: weights @ (predicted(stored, class_counts, tau, s_v, s_t) == stored.labels) for tau in taus}
+    return max(taus, key=lambda tau: (round(float(means[tau]), 9), -abs(tau)))
 
 
 def _unbeaten(points: np.ndarray) -> np.ndarray:

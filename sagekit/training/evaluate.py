@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ..config import WHERE, Config
 from ..data.batches import evaluation_batches
-from ..data.datasets import _read_list, load_data
+from ..data.datasets import load_data
+from ..data.lists import read_list
 from ..data.longtail import Groups
 from ..data.splits import DataSet, Split
 from ..devices import accelerator_for, measuring_precision, precision
@@ -50,7 +51,7 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
     """
     device, processes = accelerator.device, accelerator.num_processes
     batches = evaluation_batches(split, config.views, model.image_size, device, ensembling, accelerator.process_index,
-                                 processes, config.machine.workers)
+                                 processes, config.machine.workers, model.interpolation)
     model.eval()
     show = show and accelerator.is_main_process
     backbone = model.frozen_backbone()
@@ -190,7 +191,7 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     check_changes(changes)
     name = _record_name(str(split), name)
     config = run.config.changed(**changes) if changes else run.config
-    data = load_data(config.data) if str(split) in SPLITS else None
+    data = load_data(config.data, config.machine.workers, show) if str(split) in SPLITS else None
     images = _listed(run, Path(split), config) if data is None else _own(run, str(split), data)
     class_names = run.metrics["prompt_names"] if data is None else data.class_names
     _same_images(run, name, images, config)
@@ -223,7 +224,7 @@ def _listed(run: Run, file: Path, config: Config) -> Split:
     if not file.is_file() and not (root / file).is_file():
         raise UserError(f"there is no split '{file}', and no image list of that name; splits are {', '.join(SPLITS)}.")
     file = file if file.is_file() else root / file
-    images = _read_list(root, str(file.resolve()))
+    images, _ = read_list(file.resolve(), root)
     classes = len(run.metrics["class_names"])
     if (highest := int(images.labels.max())) >= classes:
         raise UserError(f"{file} has the label {highest}; the run has {classes} classes, 0..{classes - 1}.")

@@ -4,39 +4,47 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from sagekit import Run, UserError
+from sagekit import Predictions, Run, UserError
 from sagekit.runs.compare import (
+    MEASURES,
     by_setting,
     check_comparable,
     confusions,
     differences,
+    measures,
     per_class,
+    said,
     t_half_width,
     table,
     won_and_lost,
 )
-from sagekit.runs.metrics import holm
+from sagekit.runs.metrics import group_names, measure
+from sagekit.runs.paired import EXACT, SIGNS, holm
 
 
 def test_table_is_in_percent_with_intervals(runs):
     frame = table([runs["lift"], runs["sage"]])
     assert frame["method"].tolist() == ["lift", "sage"]
     accuracy = runs["sage"].metrics["results"]["single"]["all"]["accuracy"]
-    assert frame["all"].iloc[1] == pytest.approx(100 * accuracy)
-    assert (frame["all_low"] <= frame["all"]).all()
-    assert (frame["all"] <= frame["all_high"]).all()
+    assert frame["all"].iloc[1] == frame["mean"].iloc[1] == pytest.approx(100 * accuracy)
+    assert frame["balanced"].all()
+    for name in ("mean", "all"):
+        assert (frame[f"{name}_low"] <= frame[name]).all()
+        assert (frame[name] <= frame[f"{name}_high"]).all()
     assert frame["head"].isna().all()  # no class has more than 30 images here
 
 
 def test_differences_are_paired(runs):
     frame = differences(runs["zero_shot"], runs["sage"])
     a, b = runs["zero_shot"].predictions(), runs["sage"].predictions()
-    assert frame["group"].tolist() == ["all", "medium", "tail"]
+    assert frame["group"].tolist() == ["mean", "all", "medium", "tail"]
     assert frame["difference"].iloc[0] == pytest.approx(100 * (b.correct.mean() - a.correct.mean()))
     assert frame["images"].tolist()[0] == 192
     won, lost = (b.correct & ~a.correct).sum(), (a.correct & ~b.correct).sum()
     assert frame["p"].iloc[0] == pytest.approx(binomtest(won, won + lost).pvalue)
-    assert frame["p_holm"].tolist() == pytest.approx(holm(frame["p"].to_numpy()).tolist())
+    assert frame["p_holm"].tolist()[1:] == pytest.approx(holm(frame["p"].to_numpy()[1:]).tolist())
+    assert frame.drop(columns="group").iloc[0].equals(frame.drop(columns="group").iloc[1])  # one comparison, counted once
+    assert set(frame["test"]) == {EXACT}
 
 
 def test_t_interval_by_hand():
@@ -49,7 +57,7 @@ def test_t_interval_of_one_value_is_unknown():
 
 @pytest.mark.parametrize(("old", "new", "reason"), [
     ('"plain circle"', '"round thing"', "other classes"),
-    ('"test_images": 192', '"test_images": 191', "another test set"),
+    ('"test_digest": "', '"test_digest": "0', "their test images differ"),
 ])
 def test_runs_that_cannot_be_compared_say_why(runs, tmp_path, old, new, reason):
     other = Run(shutil.copytree(runs["lift"].path, tmp_path / "other"))
@@ -64,6 +72,56 @@ def test_unknown_view_or_groups(runs):
         table([runs["sage"]], definition="mine")
     with pytest.raises(UserError, match="without five crops"):
         table([runs["sage"]], view="five_crops")
+
+
+@pytest.fixture
+def unbalanced(runs, tmp_path):
+    """Two runs whose test set has lost half of the even classes' images."""
+    found = []
+    for name in ("zero_shot", "sage"):
+        run = Run(shutil.copytree(runs[name].path, tmp_path / name))
+        p = run.predictions()
+        kept = (p.labels % 2 == 1) | (np.arange(len(p.labels)) % 2 == 0)
+        run.write_predictions({"single": Predictions(*(None if x is None else x[kept] for x in (p.labels, p.z, p.z_v, p.z_t)),
+                                                     p.s_v, p.s_t)})
+        metrics = run.metrics
+        results = {"single": measure(run.predictions(), 48, {g: run.groups(g) for g in metrics["groups"]})}
+        run.write_metrics({**metrics, "results": results, "test_images": int(kept.sum())})
+        found.append(run)
+    return found
+
+
+def test_on_an_unbalanced_test_set_mean_and_all_differ(unbalanced):
+    base, other = unbalanced
+    shown = table([base, other])
+    assert not shown["balanced"].any()
+    assert shown["mean"].iloc[1] == pytest.approx(100 * np.mean(other.metrics["results"]["single"]["per_class"]))
+    assert shown["mean"].iloc[1] != shown["all"].iloc[1]
+    frame = differences(base, other).set_index("group")
+    assert frame.loc["mean", "difference"] == pytest.approx(shown["mean"].iloc[1] - shown["mean"].iloc[0])
+    assert frame.loc["tail", "difference"] == pytest.approx(shown["tail"].iloc[1] - shown["tail"].iloc[0])
+    assert frame["test"].to_dict() == {"mean": SIGNS, "all": EXACT, "medium": SIGNS, "tail": SIGNS}
+    assert frame["p_holm"].tolist() == pytest.approx(holm(frame["p"].to_numpy()).tolist())
+    assert per_class(base, other)["difference"].mean() == pytest.approx(frame.loc["mean", "difference"])
+
+
+def test_all_measures_are_a_row_a_run(runs):
+    frame = measures([runs["lift"], runs["sage"]])
+    result = runs["sage"].metrics["results"]["single"]
+    row = frame.iloc[1]
+    assert list(frame) == ["run", "balanced", *group_names(), *MEASURES]
+    assert row["mean"] == pytest.approx(100 * result["mean"]["accuracy"])
+    assert row["top5"] == pytest.approx(100 * result["top5"])
+    assert row["negative_log_likelihood"] == result["negative_log_likelihood"]
+    assert row["mean"] <= row["top5"] <= 100
+
+
+def test_what_numbers_are_of_is_said_with_the_thresholds(runs):
+    text = said(runs["sage"], "single", "own")
+    assert "192 test images, single view" in text
+    assert "head > 100, tail < 20 training images" in text
+    assert "thirds of the classes" in said(runs["sage"], "single", "thirds")
+    assert ">" not in said(runs["sage"], "single", "thirds")
 
 
 def test_classes_one_by_one(runs):

@@ -24,7 +24,7 @@ def test_a_line_says_what_the_table_says(folder, runs):
     assert lines[["run", "status", "problem"]].to_numpy().tolist() == [["lift", "finished", ""], ["sage", "finished", ""]]
     shown = listing.shown(lines, "single", "own")
     expected = table([runs["lift"], runs["sage"]])
-    columns = ["all", "all_low", "all_high", "medium", "tail", "parameters", "seconds", "seed", "method"]
+    columns = ["mean", "balanced", "all", "all_low", "all_high", "medium", "tail", "parameters", "seconds", "seed", "method"]
     pd.testing.assert_frame_equal(shown[columns], expected[columns])
     assert listing.shown(lines, "five_crops", "own").empty
 

@@ -4,7 +4,9 @@ import pytest
 from conftest import small
 
 from sagekit import Run, UserError
-from sagekit.studies.summary import axes_of, crossed, paired, save, summary
+from sagekit.runs.metrics import group_names, over_classes
+from sagekit.runs.paired import crossed, holm
+from sagekit.studies.summary import axes_of, corrected, paired, save, summary
 from sagekit.studies.sweep import Point, results, run_points
 
 TINY = {"largest_class": 6, "imbalance_ratio": 2.0, "test_per_class": 2}
@@ -60,7 +62,7 @@ def test_a_group_without_images_has_no_difference(points):
 
 def test_pairs_of_other_test_sets_are_refused(points, runs):
     run = Run(points[0]["path"].iloc[0])
-    with pytest.raises(UserError, match="cannot be paired"):
+    with pytest.raises(UserError, match="cannot be compared"):
         paired([(run, Run(runs["lift"].path))])
 
 
@@ -73,7 +75,7 @@ def test_a_row_may_have_its_own_base(points):
 
 
 def test_points_of_a_sweep_by_their_settings():
-    frame = pd.DataFrame([{"row": row, "seed": seed, "status": status, **dict.fromkeys(("all", "head", "medium", "tail"), a)}
+    frame = pd.DataFrame([{"row": row, "seed": seed, "status": status, **dict.fromkeys(group_names(), a)}
                           for row, seed, status, a in (("preset", 0, "finished", 80.0), ("gamma=0.1", 0, "finished", 81.0),
                                                        ("gamma=0.1", 1, "finished", 83.0), ("gamma=0.2", 0, "failed", np.nan),
                                                        ("gate=text, mu=1", 0, "open", np.nan))])
@@ -102,6 +104,15 @@ def test_each_run_is_read_once(points, monkeypatch):
     monkeypatch.setattr(Run, "predictions", lambda run, view="single": read.append(run.path) or original(run, view))
     paired([(Run(a), Run(b)) for a, b in zip(first, second, strict=True)])
     assert len(read) == len(set(read)) == 4
+
+
+def test_holm_is_over_what_is_shown_together():
+    frame = pd.DataFrame({"row": [*"abc"], "mean_p": [np.nan, 0.01, 0.04], "tail_p": [np.nan, 0.02, 0.5], "all_p": 0.001})
+    found = corrected(frame, ("mean", "tail"))
+    both = holm(np.array([0.01, 0.02, 0.04, 0.5]))
+    assert found.loc[1:, ["mean_p_holm", "tail_p_holm"]].to_numpy().ravel().tolist() == pytest.approx(both.tolist())
+    assert found.loc[0, ["mean_p_holm", "tail_p_holm"]].isna().all()
+    assert "all_p_holm" not in found
 
 
 def test_no_pairs_no_difference():
@@ -145,6 +156,26 @@ def nested(wins: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
     counts = rng.multinomial(IMAGES, shares[rng.integers(SEEDS, size=(draws, SEEDS))])
     low, high = np.quantile((counts[..., 0] - counts[..., 1]).mean(1) / IMAGES, [0.025, 0.975])
     return float(low), float(high)
+
+
+SIZES = np.array([300, 150, 80, 40, 20, 10])
+"""Test images of the classes of an unbalanced set of IMAGES."""
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.4])
+def test_the_interval_of_the_mean_over_classes_covers(effect):
+    """Two of six classes gain, two lose and the largest is as before: the mean over classes does not move, that over images
+    does."""
+    rng = np.random.default_rng(2)
+    labels = np.repeat(np.arange(len(SIZES)), SIZES)
+    moved = effect * np.array([0, 1, 1, 0, -1, -1])[labels] / 2
+    weights = over_classes(labels, labels)
+    found = []
+    for seed in range(REPETITIONS):
+        wins = np.where(rng.random((SEEDS, IMAGES)) < np.abs(moved), np.sign(moved), null_wins(rng, 0.28)).astype(int)
+        found.append(crossed(wins, DRAWS, seed, weights))
+    assert np.mean([low <= 0 <= high for low, high, _ in found]) >= 0.93
+    assert np.mean([p < 0.05 for _, _, p in found]) <= 0.07
 
 
 @pytest.mark.parametrize("share", [0.28, 0.7])

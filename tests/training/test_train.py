@@ -366,7 +366,7 @@ def test_an_uneven_tail_is_counted_once(tmp_path, runs):
 def test_waiting_for_images_is_measured_and_said(tmp_path, monkeypatch, backbone, capsys):
     for name in ("plain circle", "plain star"):
         for split in ("train", "test"):
-            write_images(tmp_path / "photos" / split / name, 8)
+            write_images(tmp_path / "photos" / split / name, 8, size=80)
 
     def slow(*arguments):
         time.sleep(0.2)
