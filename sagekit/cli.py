@@ -482,14 +482,13 @@ def _print_runs(runs: list[Run], view: str, definition: str) -> None:
 def _print_record(run: Run, record: Mapping[str, Any], view: str) -> None:
     """What was measured on other images than the test's."""
     from .data.longtail import GROUPS
-    from .studies.sweep import class_mean
 
     shown = {"single": "single view", "five_crops": "five crops averaged"}[view]
     grid = _table("run", "mean of classes %", "all %", *(f"{g} %" for g in GROUPS),
                   title=f"{record['split']}: {record['images']:,} images, {shown}")
     result = record["results"][view]
-    cells = [result["all"], *(result["groups"]["own"][g] for g in GROUPS)]
-    grid.add_row(run.name, f"{class_mean(result):.1f}", *("-" if c["accuracy"] is None else
+    cells = [result["mean"], result["all"], *(result["groups"]["own"][g] for g in GROUPS)]
+    grid.add_row(run.name, *("-" if c["accuracy"] is None else
                              f"{100 * c['accuracy']:.1f}\n{100 * c['low']:.1f}-{100 * c['high']:.1f}" for c in cells))
     console.print(grid)
     console.print(f"Top-1, and below it its 95 % Wilson interval over images. The record: "

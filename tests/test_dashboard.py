@@ -293,8 +293,8 @@ def test_sweeps_mark_what_failed(many):
 
 def test_sweeps_choose_on_validation(many):
     (many / "pairs" / "results.csv").write_text(
-        "row,seed,path,error,status,data,all,head,medium,tail,val\na=1,0,p,,finished,d,90,,90,90,60\n"
-        "a=2,0,p,,finished,d,80,,80,80,70\n")
+        "row,seed,path,error,status,data,mean,all,head,medium,tail,val\na=1,0,p,,finished,d,90,90,,90,90,60\n"
+        "a=2,0,p,,finished,d,80,80,,80,80,70\n")
     app = opened("sweeps", sweep="pairs")
     assert not app.exception
     assert "The best by validation images: a=2 (val 70.0 %, test 80.0 %)." in shown(app)

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from ..data import photos
 from ..data.batches import evaluation_batches
 from ..data.datasets import load_data
+from ..data.folders import hidden
 from ..data.splits import Split
 from ..devices import accelerator_for, measuring_precision
 from ..errors import UserError
@@ -42,10 +43,6 @@ from .build import load_model
 from .evaluate import check_changes
 
 BATCH = 64
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".heic",
-                      ".avif"})
-SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found",
-          "__pycache__"}
 
 
 class Part(NamedTuple):
@@ -70,7 +67,7 @@ def predict(run: Run | Path | str, images: Path | str | Sequence[Path] | None = 
     if (images is None) == (split is None):
         raise UserError("name either images (a folder, a file, or a list) or --split test, val or train.")
     if split is not None:
-        chosen = _own(load_data(config.data).splits, split, run)
+        chosen = _own(load_data(config.data, config.machine.workers, show).splits, split, run)
         truth = np.array(names, object)[chosen.labels.numpy()]
     else:
         paths = found_images(Path(images), changes.get("data_root")) if isinstance(images, (str, Path)) else list(images or ())
@@ -97,7 +94,7 @@ def found_images(place: Path, root: Path | None = None) -> list[Path]:
     ``root``, or else to the list's folder); or one image. Raises ``UserError`` where there is none."""
     if place.is_dir():
         paths = [Path(folder) / name for folder, names in _walked(place) for name in names
-                 if Path(name).suffix.lower() in SUFFIXES]
+                 if Path(name).suffix.lower() in photos.SUFFIXES]
         if not paths:
             raise UserError(f"there are no images in {place}.")
         return paths
@@ -115,12 +112,8 @@ def found_images(place: Path, root: Path | None = None) -> list[Path]:
 
 def _walked(folder: Path) -> Iterator[tuple[str, list[str]]]:
     for here, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        yield here, sorted(name for name in files if not _hidden(name))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in SYSTEM
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        yield here, sorted(name for name in files if not hidden(name))
 
 
 def _parts(model: Method, split: Split, files: list[str], names: list[str], truth: np.ndarray | None, top: int, config: Any,

@@ -12,7 +12,7 @@ from sagekit.config import PARTS
 from sagekit.methods.lift import Lift
 from sagekit.settings import DataSettings
 from sagekit.studies import sweep
-from sagekit.studies.sweep import Point, best, best_line, class_mean, grid, over_seeds, read_grid, results, run_points
+from sagekit.studies.sweep import Point, best, best_line, grid, over_seeds, read_grid, results, run_points
 
 TINY = {"largest_class": 6, "imbalance_ratio": 2.0, "test_per_class": 2}
 
@@ -180,7 +180,7 @@ def test_dask_s_own_local_workers_leave_the_environment_alone(tmp_path):
 
 
 def frame_of(*rows):
-    return pd.DataFrame(rows, columns=["row", "seed", "status", "all", "val"])
+    return pd.DataFrame(rows, columns=["row", "seed", "status", "mean", "val"])
 
 
 def test_the_best_row_is_chosen_on_validation_and_reported_on_test():
@@ -216,4 +216,3 @@ def test_results_hold_the_mean_over_classes_on_validation(tmp_path):
     classes = [stored.correct[stored.labels == c].mean() for c in range(48)]
     assert frame.loc["a", "val"] == pytest.approx(100 * sum(classes) / 48)
     assert pd.isna(frame.loc["none", "val"])
-    assert class_mean({"per_class": [0.5, None, 1.0]}) == 75

@@ -141,11 +141,12 @@ def test_very_many_classes_are_stored_in_part(copy, monkeypatch):
     size, before = (copy.path / "predictions.npz").stat().st_size, copy.metrics["results"]["single"]
     module = sys.modules["sagekit.training.evaluate"]  # the package's attribute of this name is the function
     monkeypatch.setattr(module, "ALL", 20)
-    monkeypatch.setattr(module, "KEPT", 5)
+    monkeypatch.setattr(module, "KEPT", 8)
     after = sk.evaluate(copy, show=False)["results"]["single"]
     assert after.pop("calibration_error") == pytest.approx(before.pop("calibration_error"), abs=1e-3)
+    assert after.pop("negative_log_likelihood") == pytest.approx(before.pop("negative_log_likelihood"), abs=1e-3)
     assert after == before
-    assert copy.predictions().classes.shape == (192, 5)
+    assert copy.predictions().classes.shape == (192, 8)
     assert (copy.path / "predictions.npz").stat().st_size < size / 3
     assert problem(Run(copy.path)) == ""
     assert paired([(Run(copy.path), Run(copy.path))]).loc["all", "difference"] == 0
@@ -195,7 +196,7 @@ def test_the_training_images_become_a_record(copy, data):
 def test_an_image_list_becomes_a_record(copy, listed, data, backbone, monkeypatch):
     """The data set is not read for it, and the predictions name its files."""
     module = sys.modules["sagekit.training.evaluate"]
-    monkeypatch.setattr(module, "load_data", lambda settings: pytest.fail("the data were read"))
+    monkeypatch.setattr(module, "load_data", lambda *_: pytest.fail("the data were read"))
     found = sk.evaluate(copy, split=listed, data_root=listed.parent, show=False)
     assert (found["split"], found["images"], copy.records) == ("own", 8, ["test", "own", "val"])
     stored = copy.predictions(split="own")
@@ -250,7 +251,7 @@ def test_mistakes_write_nothing(copy, split, name, message, tmp_path, monkeypatc
 
 def test_data_without_validation_images_say_so(tmp_path, data, backbone, monkeypatch):
     without = replace(data, val=None)
-    monkeypatch.setattr(sys.modules["sagekit.training.evaluate"], "load_data", lambda settings: without)
+    monkeypatch.setattr(sys.modules["sagekit.training.evaluate"], "load_data", lambda *_: without)
     run = sk.train(small("zero_shot"), tmp_path / "run", data=without, backbone=backbone, show=False)
     assert run.records == ["test"]
     with pytest.raises(UserError, match="has no validation images"):

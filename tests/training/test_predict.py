@@ -114,7 +114,7 @@ def test_own_images_say_which_are_wrong(split, runs, tmp_path):
 def test_predicting_reads_no_data_set(runs, here, tmp_path, monkeypatch):
     """Class names come from the record: the run's data may be gone."""
     copy = Run(shutil.copytree(runs["lift"].path, tmp_path / "copy"))
-    monkeypatch.setattr(using, "load_data", lambda settings: pytest.fail("the data were read"))
+    monkeypatch.setattr(using, "load_data", lambda *_: pytest.fail("the data were read"))
     (copy.path / "config.yaml").write_text((copy.path / "config.yaml").read_text() + f"data_root: {tmp_path / 'gone'}\n")
     assert len(next(sk.predict(copy, here, show=False)).rows) == 6
 
