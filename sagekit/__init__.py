@@ -23,10 +23,11 @@ from .runs.predictions import Predictions
 from .runs.run import Run
 from .training.build import build_model, load_model
 from .training.evaluate import evaluate
+from .training.predict import predict
 from .training.train import train
 from .version import VERSION
 
 __version__ = VERSION
 __all__ = ["AdaptFormer", "Backbone", "Config", "DataSet", "FoldedAdapter", "Logits", "Method", "Predictions", "Run",
            "SGAdapter", "UserError", "build_model", "evaluate", "load_backbone", "load_data", "load_model", "losses", "methods",
-           "train"]
+           "predict", "train"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,8 @@ DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
 Weights = Annotated[Path | None, typer.Option(help="Local weight file of the backbone.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
 MethodName = Annotated[str, typer.Option(help=f"One of {', '.join(all_methods.names())}; see `sagekit methods`.")]
+SHOWN = 10
+"""Rows that ``predict`` prints where they go to no file."""
 FIGURES = [name for name in STUDIES if name.startswith("fig")]
 ROWS = [name for name in STUDIES if name not in FIGURES]
 
@@ -218,6 +221,47 @@ def evaluate(
             _print_runs([opened], view, "own")
         else:
             _print_record(opened, found, view)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    images: Annotated[Path | None, typer.Argument(help="A folder (any depth), an image, or a .txt list of paths.")] = None,
+    split: Annotated[str | None, typer.Option(help="The run's own images in their place: test, val or train.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file, a row an image; default: the first rows are shown.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Likeliest classes of each image.")] = 5,
+    embeddings: Annotated[Path | None, typer.Option(help="Also an .npz file of the tuned features (N, d) and files.")] = None,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
+) -> None:
+    """Name the classes of any images, one row an image: file, class, probability, and runners-up."""
+    from .training import predict as using
+
+    if embeddings is not None and embeddings.suffix != ".npz":
+        raise UserError(f"--embeddings {embeddings} must be a name that ends in .npz.")
+    changes = _changes(None, data_root=data_root, weights=weights, device=device)
+    parts = using.predict(run, images, split, top, **changes)
+    if out is None and embeddings is None:
+        parts = islice(parts, 1)
+    first, count, bad = using.save(parts, out, embeddings)
+    if out is None:
+        _print_rows(first.head(SHOWN))
+        console.print(f"The first {min(SHOWN, len(first))} images; --out FILE.csv writes a row for each.", soft_wrap=True)
+    else:
+        console.print(f"{out}: {count:,} rows, a row an image.", soft_wrap=True)
+    if embeddings is not None:
+        console.print(f"{embeddings}: features float32 ({count - bad:,}, d) and files.", soft_wrap=True)
+    if bad:
+        console.print(f"{bad:,} of {count:,} files could not be read; the column 'error' says why.")
+
+
+def _print_rows(frame: pd.DataFrame) -> None:
+    columns = [c for c in frame if c in ("file", "class", "probability", "class_2", "probability_2", "true_class", "right")]
+    grid = _table(*columns)
+    for row in frame[columns].to_dict("records"):
+        grid.add_row(*(escape(f"{value:.2f}" if isinstance(value, float) else str(value)) for value in row.values()))
+    console.print(grid)
 
 
 @app.command()
@@ -438,14 +482,13 @@ def _print_runs(runs: list[Run], view: str, definition: str) -> None:
 def _print_record(run: Run, record: Mapping[str, Any], view: str) -> None:
     """What was measured on other images than the test's."""
     from .data.longtail import GROUPS
-    from .studies.sweep import class_mean
 
     shown = {"single": "single view", "five_crops": "five crops averaged"}[view]
     grid = _table("run", "mean of classes %", "all %", *(f"{g} %" for g in GROUPS),
                   title=f"{record['split']}: {record['images']:,} images, {shown}")
     result = record["results"][view]
-    cells = [result["all"], *(result["groups"]["own"][g] for g in GROUPS)]
-    grid.add_row(run.name, f"{class_mean(result):.1f}", *("-" if c["accuracy"] is None else
+    cells = [result["mean"], result["all"], *(result["groups"]["own"][g] for g in GROUPS)]
+    grid.add_row(run.name, *("-" if c["accuracy"] is None else
                              f"{100 * c['accuracy']:.1f}\n{100 * c['low']:.1f}-{100 * c['high']:.1f}" for c in cells))
     console.print(grid)
     console.print(f"Top-1, and below it its 95 % Wilson interval over images. The record: "

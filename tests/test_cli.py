@@ -62,6 +62,13 @@ def test_train_evaluate_compare_fold(tmp_path, capsys):
     assert "five crops averaged" in out
     code, _, err = call("evaluate", tmp_path / "sage", "--weights", "none.safetensors", capsys=capsys)
     assert (code, err) == (2, "sagekit: no weight file at none.safetensors.\n")
+    code, out, err = call("evaluate", tmp_path / "sage", "--split", "val", capsys=capsys)
+    assert code == 0, err
+    assert "val: 960 images, single view" in out
+    assert "mean of classes %" in out
+    code, out, err = call("export", tmp_path / "lift", capsys=capsys)
+    assert code == 0, err
+    assert "model.onnx: images float32" in out
     code, out, err = call("compare", tmp_path / "lift", tmp_path / "sage", "--groups", "beta100", capsys=capsys)
     assert code == 0, err
     assert "sage minus lift" in out
@@ -81,6 +88,8 @@ def test_a_sweep_is_summarised_and_failures_are_listed(tmp_path, capsys):
     assert "failed: lr=1000000000000.0, seed 0: UserError: the loss is" in out
     assert "Mini-world numbers" in out
     assert {p.name for p in (tmp_path / "rates").iterdir()} == {"results.csv", "summary.csv"}
+    assert out.splitlines()[-1].startswith("best by validation images: lr=0.01 (val ")
+    assert "val %" in out
 
 
 def test_presets(capsys):
@@ -215,6 +224,8 @@ def test_runs_folder_from_the_environment(tmp_path, monkeypatch, capsys):
     (["train", "--nonsense"], "No such option"),
     (["evaluate", "nowhere"], "nowhere is not a run"),
     (["fold", "nowhere"], "nowhere is not a run"),
+    (["export", "nowhere"], "nowhere has no metrics.json"),
+    (["predict", "nowhere", "photos"], "nowhere is not a run"),
     (["compare"], "there are no finished runs"),
     (["dance"], "No such command 'dance'"),
     (["study", "tabel5"], "Did you mean 'table5'"),
@@ -234,7 +245,7 @@ def test_mistakes_are_one_line_and_exit_2_and_write_nothing(arguments, message, 
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "evaluate", "compare", "sweep", "study", "fold", "pretrain",
-                                     "methods", "presets"])
+                                     "predict", "export", "methods", "presets"])
 def test_every_command_has_help(command, capsys):
     code, out, _ = call(command, "--help", capsys=capsys)
     assert code == 0

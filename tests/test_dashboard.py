@@ -288,6 +288,17 @@ def test_sweeps_mark_what_failed(many):
     assert points.loc["gamma=0.3", ["seeds", "failed"]].tolist() == [0, 1]
     assert points.loc["gamma=0.1", "all"] == 80
     assert app.dataframe[1].value["error"].tolist() == ["UserError: diverged"]
+    assert "No validation images: preset is the best on the test images" in shown(app)
+
+
+def test_sweeps_choose_on_validation(many):
+    (many / "pairs" / "results.csv").write_text(
+        "row,seed,path,error,status,data,mean,all,head,medium,tail,val\na=1,0,p,,finished,d,90,90,,90,90,60\n"
+        "a=2,0,p,,finished,d,80,80,,80,80,70\n")
+    app = opened("sweeps", sweep="pairs")
+    assert not app.exception
+    assert "The best by validation images: a=2 (val 70.0 %, test 80.0 %)." in shown(app)
+    assert app.dataframe[0].value.set_index("row").loc["a=2", "val"] == 70
 
 
 def test_two_settings_are_a_heat_map(many):

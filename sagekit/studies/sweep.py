@@ -13,7 +13,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -224,12 +224,7 @@ def results(points: Iterable[Point], folder: Path) -> pd.DataFrame:
 
 
 def _validated(run: Run) -> float:
-    return class_mean(run.record("val")["results"]["single"]) if "val" in run.records else float("nan")
-
-
-def class_mean(result: Mapping[str, Any]) -> float:
-    """The mean over the classes that have images, in percent, of what ``measure`` found."""
-    return 100 * float(np.nanmean(np.array(result["per_class"], float)))
+    return 100 * run.record("val")["results"]["single"]["mean"]["accuracy"] if "val" in run.records else float("nan")
 
 
 def best(results: pd.DataFrame) -> tuple[str, str]:
@@ -258,8 +253,8 @@ def best_line(results: pd.DataFrame) -> str:
 def _means(results: pd.DataFrame) -> pd.DataFrame:
     """``val`` and ``test`` (percent) of the rows that may win, by name in their order."""
     done = results[results["status"] == "finished"].drop_duplicates(["row", "seed"])
+    if done.empty:
+        return pd.DataFrame(columns=["val", "test"])
     seeds = done.groupby("row", sort=False)["seed"].size()
     done = done[done["row"].isin(seeds.index[seeds == seeds.max()])]
-    test = done["mean" if "mean" in done else "all"] if len(done) else done["seed"]
-    values = done.assign(val=done.get("val", np.nan), test=test)
-    return values.groupby("row", sort=False)[["val", "test"]].mean()
+    return done.assign(val=done.get("val", np.nan), test=done["mean"]).groupby("row", sort=False)[["val", "test"]].mean()

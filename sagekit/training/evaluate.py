@@ -189,11 +189,11 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     """
     run = run if isinstance(run, Run) else Run(run)
     check_changes(changes)
+    name = _record_name(str(split), name)
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config.data, config.machine.workers, show) if str(split) in SPLITS else None
     images = _listed(run, Path(split), config) if data is None else _own(run, str(split), data)
     class_names = run.metrics["prompt_names"] if data is None else data.class_names
-    name = _record_name(run, str(split), name)
     _same_images(run, name, images, config)
     accelerator = accelerator_for(config.machine)
     model = load_model(run, class_names, None, folded, accelerator.device, config)
@@ -231,7 +231,7 @@ def _listed(run: Run, file: Path, config: Config) -> Split:
     return images
 
 
-def _record_name(run: Run, split: str, name: str | None) -> str:
+def _record_name(split: str, name: str | None) -> str:
     """``name``, or what a split's record is called without one."""
     chosen = name or (split if split in SPLITS else Path(split).stem)
     if chosen in SPLITS and chosen != split:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from sagekit import Run, UserError
+from sagekit.runs.listing import problem
 from sagekit.runs.run import find_runs
 
 
@@ -115,3 +116,45 @@ def test_what_is_left_goes_by_the_epochs_that_are_done(copy):
     assert again.seconds_left == pytest.approx(3 * again.history["seconds"].iloc[0])
     (copy.path / "history.csv").unlink()
     assert np.isnan(Run(copy.path).seconds_left)
+
+
+def test_a_record_for_each_set_of_images(runs, data):
+    run = runs["sage"]
+    assert run.records == ["test", "val"]
+    val, test = run.record("val"), run.record()
+    assert (val["split"], val["images"], val["digest"]) == ("val", 96, data.val.digest())
+    assert (test["split"], test["images"], test["digest"]) == ("test", 192, data.test.digest())
+    assert val["results"].keys() == run.metrics["results"].keys()
+    assert val["versions"] == run.metrics["versions"]
+    stored = run.predictions(split="val")
+    assert (stored.labels == data.val.labels.numpy()).all()
+    assert stored.correct.mean() == pytest.approx(val["results"]["single"]["all"]["accuracy"])
+    assert stored.files is None  # they are no files
+
+
+def test_a_record_that_is_not_there_says_how_to_make_it(runs):
+    for read in (runs["sage"].record, lambda split: runs["sage"].predictions(split=split)):
+        with pytest.raises(UserError, match=r"run `sagekit evaluate .*sage --split train`\.$"):
+            read("train")
+    with pytest.raises(UserError, match=r"no 'five_crops' predictions of 'val'; run .* --split val --ensembling`"):
+        runs["sage"].predictions("five_crops", "val")
+
+
+def test_a_damaged_record_is_one_line(copy):
+    for content, message in ((b"{", "damaged"), (b"[]", "not the record"), (b'{"results": {}}', "not a record")):
+        (copy.path / "metrics-val.json").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            copy.record("val")
+
+
+def test_files_are_kept_by_name(copy):
+    p = copy.predictions()
+    p.files = np.array([f"a/ü{i}.jpg" for i in range(192)])
+    copy.write_predictions({"single": p, "five_crops": p})
+    assert copy.predictions("five_crops").files.tolist() == p.files.tolist()
+    assert problem(copy) == ""
+    p.files = p.files[:5]
+    copy.write_predictions({"single": p})
+    with pytest.raises(UserError, match="names 5 files for 192 images"):
+        copy.predictions()
+    assert "'files' has the shape (5,)" in problem(copy)

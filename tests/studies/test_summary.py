@@ -29,6 +29,7 @@ def test_summary_is_over_seeds_and_paired(points):
     lift = frame[frame["row"] == "lift"]["all"].mean()
     assert found["all"].iloc[1] == pytest.approx(lift)
     assert found["all_difference"].iloc[1] == pytest.approx(lift - frame[frame["row"] == "classifier"]["all"].mean())
+    assert found["val"].iloc[1] == pytest.approx(frame[frame["row"] == "lift"]["val"].mean())
     assert np.isnan(found["all_difference"].iloc[0])
     assert found["all_low"].iloc[1] <= found["all_difference"].iloc[1] <= found["all_high"].iloc[1]
 

@@ -12,7 +12,7 @@ from sagekit.config import PARTS
 from sagekit.methods.lift import Lift
 from sagekit.settings import DataSettings
 from sagekit.studies import sweep
-from sagekit.studies.sweep import Point, grid, over_seeds, read_grid, results, run_points
+from sagekit.studies.sweep import Point, best, best_line, grid, over_seeds, read_grid, results, run_points
 
 TINY = {"largest_class": 6, "imbalance_ratio": 2.0, "test_per_class": 2}
 
@@ -177,3 +177,42 @@ def test_dask_s_own_local_workers_leave_the_environment_alone(tmp_path):
     frame = run_points([Point("a", tiny()), Point("b", tiny(lr=0.02))], tmp_path, workers=2, backend="dask", show=False)
     assert frame["status"].tolist() == ["finished", "finished"], frame["error"].tolist()
     assert dict(os.environ) == before
+
+
+def frame_of(*rows):
+    return pd.DataFrame(rows, columns=["row", "seed", "status", "mean", "val"])
+
+
+def test_the_best_row_is_chosen_on_validation_and_reported_on_test():
+    frame = frame_of(("a", 0, "finished", 90.0, 60.0), ("a", 1, "finished", 90.0, 70.0), ("b", 0, "finished", 80.0, 66.0),
+                     ("b", 1, "finished", 70.0, 66.0))
+    assert best(frame) == ("b", "val")
+    assert best_line(frame) == "best by validation images: b (val 66.0 %, test 75.0 %)"
+
+
+def test_without_validation_images_the_choice_says_that_it_flatters():
+    frame = frame_of(("a", 0, "finished", 80.0, None), ("b", 0, "finished", 90.0, None)).astype({"val": float})
+    for given in (frame, frame.drop(columns="val")):
+        assert best(given) == ("b", "test")
+        assert best_line(given).startswith("no validation images: b is the best on the test images, so its number flatters it "
+                                           "(chosen on the test images")
+
+
+def test_a_row_with_fewer_finished_seeds_does_not_win():
+    frame = frame_of(("lucky", 0, "finished", 99.0, 99.0), ("lucky", 1, "failed", None, None), ("a", 0, "finished", 80.0, 60.0),
+                     ("a", 1, "finished", 80.0, 60.0))
+    assert best(frame)[0] == "a"
+    with pytest.raises(UserError, match="no run is finished"):
+        best(frame[frame["status"] == "failed"])
+
+
+def test_results_hold_the_mean_over_classes_on_validation(tmp_path):
+    points = [Point("a", tiny()), Point("none", tiny(seed=1))]
+    run_points(points, tmp_path, show=False)
+    (tmp_path / points[1].name / "metrics-val.json").unlink()
+    frame = results(points, tmp_path).set_index("row")
+    assert (frame["status"] == "finished").all()
+    stored = Run(frame.loc["a", "path"]).predictions(split="val")
+    classes = [stored.correct[stored.labels == c].mean() for c in range(48)]
+    assert frame.loc["a", "val"] == pytest.approx(100 * sum(classes) / 48)
+    assert pd.isna(frame.loc["none", "val"])

@@ -1,14 +1,17 @@
+import re
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import small
+from conftest import small, write_images
 
 import sagekit as sk
 from sagekit import Run, UserError
+from sagekit.data import photos
 from sagekit.devices import precision
 from sagekit.networks import mini
 from sagekit.runs.listing import problem
@@ -167,3 +170,89 @@ def test_the_likeliest_classes_of_an_image(runs, data, backbone):
     assert table["class"][::2].tolist() == [data.class_names[c] for c in chances.argmax(1)]
     assert table["probability"][::2].tolist() == pytest.approx(chances.max(1).values.tolist())
     assert (table["probability"][::2].to_numpy() >= table["probability"][1::2].to_numpy()).all()
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A list of eight images in the mini world's classes, under tmp_path."""
+    paths = write_images(tmp_path / "own", 8)
+    (tmp_path / "own.txt").write_text("".join(f"own/{p.name} {i}\n" for i, p in enumerate(paths)))
+    return tmp_path / "own.txt"
+
+
+def test_validation_images_may_be_measured_again(copy):
+    before, test = copy.record("val"), (copy.path / "metrics.json").read_bytes()
+    assert sk.evaluate(copy, split="val", show=False) == before
+    assert (copy.path / "metrics.json").read_bytes() == test
+
+
+def test_the_training_images_become_a_record(copy, data):
+    found = sk.evaluate(copy, split="train", show=False)
+    assert found["images"] == len(data.train)
+    assert copy.records == ["test", "train", "val"]
+    assert (copy.predictions(split="train").labels == data.train.labels.numpy()).all()
+
+
+def test_an_image_list_becomes_a_record(copy, listed, data, backbone, monkeypatch):
+    """The data set is not read for it, and the predictions name its files."""
+    module = sys.modules["sagekit.training.evaluate"]
+    monkeypatch.setattr(module, "load_data", lambda *_: pytest.fail("the data were read"))
+    found = sk.evaluate(copy, split=listed, data_root=listed.parent, show=False)
+    assert (found["split"], found["images"], copy.records) == ("own", 8, ["test", "own", "val"])
+    stored = copy.predictions(split="own")
+    assert stored.files.tolist() == [f"own/{i}.jpg" for i in range(8)]
+    assert stored.labels.tolist() == list(range(8))
+    model = sk.load_model(copy, data.class_names, backbone).eval()
+    seen = [photos.evaluation_views(listed.parent / name, 48, copy.config.views, False) for name in stored.files]
+    with torch.no_grad():
+        assert stored.predicted.tolist() == model.logits(torch.cat(seen)).prediction.argmax(1).tolist()
+    assert found["results"]["single"]["per_class"][8:] == [None] * 40
+
+
+def test_a_record_of_other_images_is_never_overwritten(copy, listed):
+    sk.evaluate(copy, split=listed, data_root=listed.parent, show=False)
+    sk.evaluate(copy, split=listed, data_root=listed.parent, show=False)  # the same images: measured again
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:-1]))
+    before = {path.name: path.read_bytes() for path in copy.path.iterdir()}
+    with pytest.raises(UserError, match=r"metrics-own.json is of other images and is not overwritten; .*--name NAME") as error:
+        sk.evaluate(copy, split=listed, data_root=listed.parent, show=False)
+    assert "\n" not in str(error.value)
+    assert before == {path.name: path.read_bytes() for path in copy.path.iterdir()}
+    assert sk.evaluate(copy, split=listed, name="seven", data_root=listed.parent, show=False)["images"] == 7
+
+
+def test_other_test_images_need_a_name(copy):
+    metrics = copy.metrics
+    copy.write_metrics({**metrics, "test_digest": "another"})
+    with pytest.raises(UserError, match=r"metrics\.json is of other images"):
+        sk.evaluate(copy, show=False)
+    assert sk.evaluate(copy, name="now", show=False)["results"] == metrics["results"]
+    assert copy.record("now")["digest"] == metrics["test_digest"]
+
+
+@pytest.mark.parametrize(("split", "name", "message"), [
+    ("vall", None, "there is no split 'vall', and no image list of that name; splits are train, val, test"),
+    ("high.txt", None, "high.txt has the label 48; the run has 48 classes, 0..47"),
+    ("val.txt", None, "'val' is the record of the run's own val images; choose another with --name"),
+    ("val", "test", "'test' is the record of the run's own test images"),
+    ("val", "../x", "'../x' is no name for a record"),
+])
+def test_mistakes_write_nothing(copy, split, name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path, 1)
+    (tmp_path / "high.txt").write_text("0.jpg 48\n")
+    (tmp_path / "val.txt").write_text("0.jpg 0\n")
+    before = {path.name for path in copy.path.iterdir()}
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        sk.evaluate(copy, split=split, name=name, data_root=tmp_path, show=False)
+    assert "\n" not in str(error.value)
+    assert before == {path.name for path in copy.path.iterdir()}
+
+
+def test_data_without_validation_images_say_so(tmp_path, data, backbone, monkeypatch):
+    without = replace(data, val=None)
+    monkeypatch.setattr(sys.modules["sagekit.training.evaluate"], "load_data", lambda *_: without)
+    run = sk.train(small("zero_shot"), tmp_path / "run", data=without, backbone=backbone, show=False)
+    assert run.records == ["test"]
+    with pytest.raises(UserError, match="has no validation images"):
+        sk.evaluate(run, split="val", show=False)
