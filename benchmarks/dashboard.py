@@ -52,7 +52,7 @@ def make_runs(folder: Path) -> None:
         run.write_metrics({"data": "CIFAR-100-LT (made up)", "mini_world": False, "test_images": IMAGES,
                            "class_names": [f"class {c}" for c in range(CLASSES)], "class_counts": counts.tolist(),
                            "groups": {name: {group: c.tolist() for group, c in of.items()} for name, of in by.items()},
-                           "test_digest": "made up", "prompt_names": [f"class {c}" for c in range(CLASSES)],
+                           "test_digest": "made up", "thresholds": [100, 20], "prompt_names": [f"class {c}" for c in range(CLASSES)],
                            "trainable_parameters": {"net": 7_299_240, "head": 76_800, "s_v": 1, "s_t": 1},
                            "train_seconds": 600.0, "precision": "bf16", "folded": False,
                            "versions": {"sagekit": sk.__version__, "method": 1, "torch": torch.__version__},
