@@ -105,14 +105,15 @@ def _test_images(runs: list[Run]) -> None:
         p = shared.predictions(run, "single")
         table[run.name] = [f"{'✓' if p.correct[i] else '✗'} {names[p.predicted[i]]}" for i in index]
     for number, alike in enumerate(_looks(unique), 1):
-        pixels, masks = single_views(split, alike[0].config.views, shared.model(alike[0]).image_size)
+        model = shared.model(alike[0])
+        pixels, masks = single_views(split, alike[0].config.views, model.image_size, model.interpolation)
         _attention(alike, pixels, masks, [names[labels[i]] for i in index], _suffix(number))
     shared.table(table, "predictions")
     st.caption("✓ right, ✗ wrong: the stored predictions, single view.")
 
 
 def _own_image(runs: list[Run]) -> None:
-    file = st.file_uploader("A JPEG, PNG, WebP or BMP image", max_upload_size=UPLOAD_LIMIT // 1_000_000,
+    file = st.file_uploader("A JPEG, PNG, WebP, BMP, GIF or TIFF image", max_upload_size=UPLOAD_LIMIT // 1_000_000,
                             help="It is resized as a test image is, and not kept.")
     if file is None:
         st.caption("Nothing is stored: the image is held in memory while this page shows it.")
@@ -120,7 +121,8 @@ def _own_image(runs: list[Run]) -> None:
     image = decode_upload(file.getvalue(), file.name)
     found: dict[str, pd.DataFrame] = {}
     for number, alike in enumerate(_looks(list({run.name: run for run in runs}.values())), 1):
-        pixels = views.centre_view(image[None], shared.model(alike[0]).image_size, alike[0].config.views)
+        model = shared.model(alike[0])
+        pixels = views.centre_view(image[None], model.image_size, alike[0].config.views, model.interpolation)
         found |= {run.name: likeliest(shared.model(run), pixels, run.metrics["class_names"]) for run in alike}
         _attention(alike, pixels, None, ["your image"], _suffix(number))
     table = pd.concat(found, names=["run", None]).reset_index("run").drop(columns="image")

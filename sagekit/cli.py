@@ -20,13 +20,15 @@ from rich.table import Column, Table
 
 from . import methods as all_methods
 from .config import PRESETS, Config, parse_assignments
-from .errors import UserError
+from .errors import UserError, nearest
 from .studies.study import STUDIES
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .data.check import Report
     from .runs.run import Run
+    from .settings import DataSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="sagekit: fine-tune a CLIP on long-tailed data, and see what each part of the method does.")
@@ -85,6 +87,86 @@ def _open_dashboard(runs: Path) -> None:
         console.print(f"The dashboard: streamlit run dashboard/app.py -- --runs {runs}")
 
 
+@app.command("data")
+def data_command(
+    place: Annotated[str, typer.Argument(help="A folder of images, an image list, or a preset's name.")],
+    data_root: DataRoot = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the long-tail curve as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, every class and file.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Look at data before training: what is understood, every file opened. Exit code 2 where training would refuse."""
+    import json
+
+    from .data.check import look
+
+    settings = _data_settings(place, data_root, sets)
+    report = look(settings, workers, show=sys.stderr.isatty())
+    if as_json:
+        print(json.dumps(report.plain(), indent=1, ensure_ascii=False))
+    else:
+        _print_report(report)
+    if plot is not None and (data := report.data) is not None:
+        from . import plots
+
+        plots.profile(data.class_counts, data.groups["own"], f"{data.name}: training images by class").write_html(plot)
+        console.print(f"The long-tail curve: {plot}", markup=False)
+    if report.refusal:
+        raise UserError(f"training would refuse: {report.refusal}")
+
+
+def _data_settings(place: str, data_root: Path | None, sets: list[str] | None) -> DataSettings:
+    """The data at a place: a preset's, or those of a folder or a list, with ``sets`` on top."""
+    path = Path(place)
+    changes = _changes(sets, data_root=data_root)
+    if place in PRESETS and not path.exists():
+        return Config.preset(place, **changes).data
+    if path.is_dir():
+        return Config.preset("folder", **{"data_root": path, **changes}).data
+    if path.is_file():
+        root = data_root or path.parent
+        others = {f"{split}_list": path.name.replace("train", split) for split in ("val", "test")
+                  if "train" in path.name and (path.parent / path.name.replace("train", split)).is_file()}
+        lists = {key: str((path.parent / name).resolve()) for key, name in {"train_list": path.name, **others}.items()}
+        return Config.preset("list", **{"data_root": root, **lists, **changes}).data
+    raise UserError(f"there is no folder, list or preset '{place}'.{nearest(place, PRESETS)}")
+
+
+def _print_report(report: Report) -> None:
+    from .data.check import classes
+    from .data.longtail import DEFINITIONS
+
+    console.print(f"{report.place} ({report.kind})", markup=False)
+    if report.data is not None:
+        for line in report.data.summary():
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+        frame = classes(report.data)
+        most = 24
+        shown = frame if len(frame) <= most else frame.iloc[[*range(most // 2), *range(-most // 2, 0)]]
+        grid = _table(*shown.columns)
+        for row in shown.astype(str).itertuples(index=False):
+            grid.add_row(*map(escape, row))
+        console.print(grid)
+        if len(frame) > most:
+            console.print(f"{len(frame) - most} classes between are not shown; --json has all.")
+        for name, of in report.data.groups.items():
+            sizes = ", ".join(f"{group} {len(members)}" for group, members in of.items())
+            console.print(f"{name}: {sizes} classes ({DEFINITIONS[name]})", soft_wrap=True)
+    if report.files:
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in report.formats.items())
+        sizes = ", ".join(f"{n:,} of {size}" for size, n in list(report.sizes.items())[:4])
+        more = ", ..." if len(report.sizes) > 4 else ""
+        console.print(f"{report.files:,} files opened: {kinds}; {sizes}{more}", soft_wrap=True)
+    for what, frame in (("damaged", report.damaged), ("odd", report.odd), ("the same content twice", report.duplicates)):
+        if len(frame):
+            console.print(f"{what}: {len(frame):,}")
+            for row in frame.head(10).itertuples(index=False):
+                console.print(f"  {'  '.join(map(str, row))}", markup=False, soft_wrap=True)
+            if len(frame) > 10:
+                console.print("  ... --json has all")
+
+
 @app.command()
 def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; default: RUNS/PRESET-METHOD-SEED.")] = None,
@@ -113,12 +195,14 @@ def evaluate(
     run: RunPath,
     ensembling: Annotated[bool, typer.Option("--ensembling", help="Also average five crops.")] = False,
     folded: Annotated[bool, typer.Option("--folded", help="Use the folded adapters that `sagekit fold` wrote.")] = False,
+    split: Annotated[str, typer.Option(help="test, val, train, or an image list 'path label' in the run's classes.")] = "test",
+    name: Annotated[str | None, typer.Option(help="Of the record; default: the split's, or the list's without suffix.")] = None,
     data_root: DataRoot = None,
     weights: Weights = None,
     device: Device = None,
     sets: Sets = None,
 ) -> None:
-    """Measure a finished run again, on this machine's data."""
+    """Measure a finished run on a set of images, on this machine's data; each set has a record of its own."""
     from . import Run
     from . import evaluate as evaluate_run
     from .training.evaluate import check_changes
@@ -126,10 +210,14 @@ def evaluate(
     opened = Run(run)
     changes = _changes(sets, data_root=data_root, weights=weights, device=device)
     check_changes(changes)
-    evaluate_run(opened, ensembling=ensembling or None, folded=folded, **changes)
-    if _is_main_process():
-        for view in opened.metrics["results"]:
+    found = evaluate_run(opened, ensembling=ensembling or None, folded=folded, split=split, name=name, **changes)
+    if not _is_main_process():
+        return
+    for view in found["results"]:
+        if found["split"] == "test":
             _print_runs([opened], view, "own")
+        else:
+            _print_record(opened, found, view)
 
 
 @app.command()
@@ -170,7 +258,19 @@ def fold(
     console.print(f"{run / 'folded.safetensors'}: {result.before:,} adapter parameters folded to {result.after:,}; largest "
                   f"difference of a logit on {result.images} test images: {result.difference:.1e}.")
     if onnx:
-        console.print(f"{export_onnx(run)}: images float32 (B, 3, S, S) in 0..1 in, logits (B, C) out.")
+        _say_onnx(export_onnx(run, folded=True))
+
+
+@app.command()
+def export(run: RunPath) -> None:
+    """Write a run's network as model.onnx, for ONNX Runtime (needs onnx and onnxscript); class names in its metadata."""
+    from .training.export import export_onnx
+
+    _say_onnx(export_onnx(run))
+
+
+def _say_onnx(file: Path) -> None:
+    console.print(f"{file}: images float32 (B, 3, S, S), RGB in 0..1, in; logits (B, C) out.", soft_wrap=True)
 
 
 @app.command()
@@ -269,7 +369,7 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
                 runs: Path) -> None:
     """Points live together in RUNS/points, so that sweeps share them; a study's own folder holds its tables."""
     from .studies.summary import save
-    from .studies.sweep import over_seeds, run_points
+    from .studies.sweep import best_line, over_seeds, run_points
 
     frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
     summary = save(frame, runs / name)
@@ -279,6 +379,8 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
     for row in failed.to_dict("records"):
         console.print(f"failed: {row['row']}, seed {row['seed']}: {row['error']}", markup=False)
     console.print(f"{runs / name}/results.csv has a row a run, summary.csv a row a point.")
+    if (frame["status"] == "finished").any():
+        console.print(best_line(frame), markup=False, soft_wrap=True)
     if len(failed):
         raise typer.Exit(1)
 
@@ -289,16 +391,18 @@ def _print_summary(name: str, frame: pd.DataFrame, balanced: bool, mini: bool) -
     from .studies.summary import corrected
 
     first, groups, tested = frame["row"].iloc[0], group_names(balanced), ("mean", "tail")
+    held_out = ["val %"] if frame["val"].notna().any() else []
     frame = corrected(frame, tested)
-    grid = _table("row", "seeds", *(f"{g} %" for g in groups), *(x for g in tested for x in (f"{g}: to {first}", "p (Holm)")),
-                  title=name)
+    grid = _table("row", "seeds", *held_out, *(f"{g} %" for g in groups),
+                  *(x for g in tested for x in (f"{g}: to {first}", "p (Holm)")), title=name)
     for row in frame.to_dict("records"):
         means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in groups]
         pairs = [cell for g in tested for cell in (_difference(row, g), _number(row[f"{g}_p_holm"]))]
-        grid.add_row(str(row["row"]), str(row["seeds"]), *means, *pairs)
+        grid.add_row(str(row["row"]), str(row["seeds"]), *(f"{row['val']:.1f}" for _ in held_out), *means, *pairs)
     console.print(grid)
-    console.print(f"Top-1, mean and 95 % t interval over seeds ({about_mean(balanced)}). Differences: paired by seed and "
-                  "image, 95 % interval and p by a bootstrap over both; Holm: corrected for the "
+    console.print("val: mean over classes on the validation images. " * len(held_out) +
+                  f"Top-1 on the test images, mean and 95 % t interval over seeds ({about_mean(balanced)}). Differences: "
+                  "paired by seed and image, 95 % interval and p by a bootstrap over both; Holm: corrected for the "
                   f"{int(frame[[f'{g}_p' for g in tested]].notna().sum().sum())} comparisons of this table.")
     if mini:
         console.print(world.NOTE)
@@ -353,6 +457,23 @@ def _print_measures(runs: list[Run], view: str, definition: str) -> None:
     console.print(grid)
     console.print("Top-5: mean over classes; macro-F1, worst class, harmonic and geometric mean: of the classes; ECE (15 bins) "
                   "and NLL: over images.")
+
+
+def _print_record(run: Run, record: Mapping[str, Any], view: str) -> None:
+    """What was measured on other images than the test's."""
+    from .runs.compare import VIEW_NAMES
+    from .runs.metrics import about_mean, group_names
+
+    result = record["results"][view]
+    cells = {**result, **result["groups"]["own"]}
+    groups = group_names(result["balanced"])
+    grid = _table("run", *(f"{g} %" for g in groups),
+                  title=f"{record['split']}: {record['images']:,} images, {VIEW_NAMES[view]}")
+    grid.add_row(run.name, *("-" if (c := cells[g])["accuracy"] is None else
+                             f"{100 * c['accuracy']:.1f}\n{100 * c['low']:.1f}-{100 * c['high']:.1f}" for g in groups))
+    console.print(grid)
+    console.print(f"Top-1 ({about_mean(result['balanced'])}), and below it its 95 % Wilson interval over images. The record: "
+                  f"{run.file('metrics', record['split'])}.")
 
 
 def _difference(row: Mapping[Any, Any], group: str) -> str:

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from .errors import UserError
 
+NESTED = ("state_dict", "model_state_dict", "model")
+"""Under what key a checkpoint holds its state dict."""
+
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it there.
@@ -82,7 +85,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a weight file: safetensors, or a state dict that ``torch.load`` reads with ``weights_only=True``.
+    """Read a weight file: safetensors, or a state dict that ``torch.load`` reads with ``weights_only=True``, by itself or as
+    one of ``NESTED`` in a checkpoint.
 
     Raises ``UserError`` when the file is missing, damaged or holds something else.
     """
@@ -96,11 +100,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged or not a weight file ({_first_line(error)}).") from error
     except Exception as error:  # pickle.UnpicklingError and its kin: whatever weights_only refuses
         raise UserError(f"{path} holds more than tensors, which is not loaded; save a plain state dict.") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    while isinstance(state, dict) and (inner := next((key for key in NESTED if isinstance(state.get(key), dict)), None)):
+        state = state[inner]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a state dict of tensors.")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return {str(name): value for name, value in state.items()}
 
 
 def _first_line(error: BaseException) -> str:

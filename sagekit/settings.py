@@ -9,13 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Part(BaseModel):
-    """Frozen settings; unknown keys and wrong types are refused."""
+    """Frozen settings; unknown keys and wrong types are refused. Nothing (``key=``) is the empty text where a text is due."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_text(cls, values: Any) -> Any:
+        texts = {key for key, field in cls.model_fields.items() if field.annotation is str}
+        return {key: "" if value is None and key in texts else value for key, value in values.items()}
 
 
 def _where(default: Any, **about: Any) -> Any:
@@ -62,8 +68,9 @@ class NetworkSettings(Part):
     """Which network: a frozen CLIP, or one that is trained from scratch."""
 
     backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, or 'resnet32'")
-    pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai; 'random': none (benchmarks)")
-    weights: Path | None = Field(None, description="local weight file instead of the tag (safetensors or state dict)")
+    pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai, also of a local file (empty: none); "
+                            "'random': no weights (benchmarks)")
+    weights: Path | None = Field(None, description="local file to take the weights from, in any common form")
     image_size: int = Field(32, ge=8, description="pixels that a network from scratch sees (a CLIP knows its own size)")
 
 

@@ -11,6 +11,7 @@ import torch
 from torchvision.datasets import CIFAR100
 
 import sagekit as sk
+from sagekit.settings import DataSettings
 
 DATA = {"largest_class": 30, "imbalance_ratio": 10.0, "test_per_class": 4, "val_per_class": 2}
 SMALL = {**DATA, "epochs": 1, "batch_size": 64}
@@ -88,3 +89,16 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
     monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
     return tmp_path
+
+
+def tree(root: Path, *places: str) -> Path:
+    """Class folders under ``root``: ``"train/ant/3"`` are three images, which differ from folder to folder, in train/ant."""
+    for place in places:
+        folder, _, count = place.rpartition("/")
+        write_images(root / folder, int(count), seed=sum(map(ord, folder)))
+    return root
+
+
+def own(root: Path, **changes: object) -> DataSettings:
+    """The settings of a folder with its own counts."""
+    return DataSettings.model_validate({"dataset": "folder", "data_root": root, "imbalance_ratio": None, **changes})

@@ -30,10 +30,18 @@ def test_every_preset_survives_yaml(tmp_path, name, method):
 def test_another_format_is_refused(tmp_path):
     """Run folders from before the format had a number say nothing of it."""
     text = Config.preset("mini").to_yaml()
-    for found, other in ((1, ""), (3, "format: 3\n")):
+    for found, other in ((1, ""), (2, "format: 2\n")):
         (tmp_path / "config.yaml").write_text(text.replace(f"format: {FORMAT}\n", other))
         with pytest.raises(UserError, match=f"has run format {found} and this sagekit reads 3"):
             Config.from_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_nothing_is_the_empty_text_or_none(method):
+    flat = Config.preset("mini", method, **parse_assignments(["pretrained=", "data_name=", "weights=", "test_resize="])).flat
+    assert [flat[key] for key in ("pretrained", "data_name", "weights", "test_resize")] == ["", "", None, None]
+    with pytest.raises(UserError, match="setting 'crop_scale'"):
+        Config.preset("mini", method, **parse_assignments(["crop_scale="]))
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -98,7 +106,7 @@ def test_wrong_settings_are_one_line(changes, message):
 
 
 def test_unknown_names_show_the_nearest():
-    with pytest.raises(UserError, match="Did you mean 'cifar100-lt-100'"):
+    with pytest.raises(UserError, match="Did you mean 'cifar10-lt-100'"):
         Config.preset("cifar-lt-100")
     with pytest.raises(UserError, match="Did you mean 'lift'"):
         Config.preset("mini", "lfit")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sagekit import UserError
-from sagekit.files import load_tensors, save_tensors, sha256, write_atomic, write_text
+from sagekit.files import NESTED, load_tensors, save_tensors, sha256, write_atomic, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -72,6 +72,12 @@ def test_code_in_a_file_is_not_executed(tmp_path):
     with pytest.raises(UserError, match="holds more than tensors"):
         load_tensors(tmp_path / "evil.pt")
     assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("key", NESTED)
+def test_a_checkpoint_s_state_dict_is_found(tmp_path, key):
+    torch.save({key: {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "a.pt")
+    assert load_tensors(tmp_path / "a.pt")["a"].tolist() == [1, 1]
 
 
 def test_sha256(tmp_path):

@@ -82,8 +82,8 @@ def calibrated(predictions: Predictions, temperature: float) -> pd.DataFrame:
 def prior_curve(predictions: Predictions, class_counts: Sequence[int] | np.ndarray,
                 ratios: Sequence[float] = RATIOS) -> pd.DataFrame:
     """One row a test prior, from forward with the first of ``ratios`` (each at least 1) over uniform to backward: ``prior``
-    (its name), ``ratio``, and ``accuracy`` with the ends ``low`` and ``high`` of its 95 % interval, in percent. ``class_counts``
-    int (C,): training images; classes of as many keep their order."""
+    (its name), ``ratio``, and ``accuracy`` with the ends ``low`` and ``high`` of its 95 % interval, in percent.
+    ``class_counts`` int (C,): training images; classes of as many keep their order."""
     correct, labels = predictions.correct, predictions.labels
     present, inverse, tested = np.unique(labels, return_inverse=True, return_counts=True)
     rank = np.empty(len(present), int)

@@ -34,7 +34,7 @@ def features(model: Method, split: Split, views: ViewSettings, frozen: bool = Fa
     """
     model.eval()
     parts, device = [], model.counts.device
-    for (crop,), _ in evaluation_batches(split, views, model.image_size, device, False):
+    for (crop,), _ in evaluation_batches(split, views, model.image_size, device, False, interpolation=model.interpolation):
         if frozen:
             parts.append(tuned_of(model).backbone.features(crop))
         elif model.frozen_backbone() is None or tuned_of(model).bare:

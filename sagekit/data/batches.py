@@ -21,7 +21,7 @@ from ..settings import ViewSettings
 from . import photos, views
 from .samplers import Sampler, every_image
 from .splits import Split
-from .views import View, crop
+from .views import Interpolation, View, crop
 
 
 class Batch(NamedTuple):
@@ -91,24 +91,28 @@ def train_batches(split: Split, feed: Feed, settings: ViewSettings, size: int, s
 
 
 def evaluation_batches(split: Split, settings: ViewSettings, size: int, device: torch.device, ensembling: bool, rank: int = 0,
-                       processes: int = 1, workers: int = 0) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+                       processes: int = 1, workers: int = 0,
+                       interpolation: Interpolation = "bilinear") -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Yield (views, index) for this process's share of a split in order: one centre view or five crops, each float
     (b, 3, size, size), and the images' places ``index`` (b,) in the split."""
     index = torch.arange(rank, len(split), processes)
     chunks = list(index.split(500 if split.images is not None and size < 100 else 64))
     if split.images is not None:
         for chunk in chunks:
-            yield views.evaluation_views(split.images[chunk].to(device), size, settings, ensembling), chunk
+            yield views.evaluation_views(split.images[chunk].to(device), size, settings, ensembling, interpolation), chunk
         return
-    loader = _loader(_TestPhotos(split, size, settings, ensembling), [chunk.tolist() for chunk in chunks], device, workers)
+    files = _TestPhotos(split, size, settings, ensembling, interpolation)
+    loader = _loader(files, [chunk.tolist() for chunk in chunks], device, workers)
     for stack, chunk in zip(_clear_errors(loader), chunks, strict=True):
         yield stack.to(device, non_blocking=True).unbind(1), chunk
 
 
-def single_views(split: Split, settings: ViewSettings, size: int) -> tuple[Tensor, Tensor | None]:
+def single_views(split: Split, settings: ViewSettings, size: int,
+                 interpolation: Interpolation = "bilinear") -> tuple[Tensor, Tensor | None]:
     """What the model sees of a few test images: float (N, 3, size, size) in 0..1 on the CPU, and the object's pixels in the
     same crop, bool (N, size, size), where they are known."""
-    pixels = torch.cat([shown for (shown,), _ in evaluation_batches(split, settings, size, torch.device("cpu"), False)])
+    batches = evaluation_batches(split, settings, size, torch.device("cpu"), False, interpolation=interpolation)
+    pixels = torch.cat([shown for (shown,), _ in batches])
     if split.masks is None:
         return pixels, None
     return pixels, views.centre_view(255 * split.masks[:, None].float(), size, settings)[:, 0] > 0.5
@@ -186,7 +190,9 @@ class _TestPhotos(Dataset[Tensor]):
     size: int
     settings: ViewSettings
     ensembling: bool
+    interpolation: Interpolation
 
     def __getitem__(self, index: int) -> Tensor:
         assert self.split.paths is not None
-        return photos.evaluation_views(self.split.paths[index], self.size, self.settings, self.ensembling)
+        return photos.evaluation_views(self.split.paths[index], self.size, self.settings, self.ensembling,
+                                       self.interpolation)

@@ -1,67 +1,82 @@
-"""The data sets: the mini world, CIFAR-100-LT, image lists (Places-LT, ImageNet-LT, iNaturalist 2018), image folders.
+"""The data sets: the mini world, CIFAR-10-LT and CIFAR-100-LT, image lists, image folders.
 
-Every loader returns a ``DataSet``: a long-tailed training split, a balanced (or given) test split, class names, and
-the training counts by which classes are grouped. Whatever is wrong with the files is one ``UserError`` line.
+``cifar``, ``lists`` and ``folders`` say what lies at a place; here it becomes a ``DataSet``, in this order:
+
+    files that are no whole images       refused, or left out                                  bad_images
+    test, where none is given            a share of each class, or as many of each             test_share, test_per_class
+    validation, where none is given      a share of each class's training images               val_share
+    long tail, where asked for           n_i = min(own, profile), in order of size             imbalance_ratio, largest_class
+    classes that one side lacks          refused, kept in training, or left out                thin_classes
+    small images of one size             held in memory                                        ``SMALL``, ``MEMORY``
+
+Each step says in ``notes`` what it understood, left out or assumed. Whatever is wrong is one ``UserError`` line.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import UserError
+from ..progress import bar
 from ..settings import DataSettings
-from . import longtail, world
-from .splits import DataSet, Split
+from . import cifar, folders, lists, longtail, photos, world
+from .heads import bad_files, sizes
+from .names import read_sentences, read_templates
+from .prompts import fill
+from .splits import DataSet, Found, Split
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-CLASS_NAMES_FILE = "classnames.txt"
-
-
-def load_data(settings: DataSettings) -> DataSet:
-    """The data of ``settings``. Raises ``UserError`` when files are missing, damaged or inconsistent, or when a class has no
-    training image."""
-    data = {"world": _world, "cifar100": _cifar100, "list": _lists, "folder": _folder}[settings.dataset](settings)
-    empty = np.flatnonzero(data.class_counts == 0)
-    if len(empty):
-        raise UserError(f"class {empty[0]} ('{data.class_names[empty[0]]}') has no training images; remove the class, "
-                        "or add some.")
-    return data
+SMALL = 64
+"""Pixels: of a side that is never halved more than once on its way to a network."""
+MEMORY = 2_000_000_000
+"""Bytes that images of one size may take in memory."""
 
 
-def _counted(settings: DataSettings, name: str, train: Split, test: Split, names: list[str],
-             beta100: np.ndarray | None) -> DataSet:
-    counts = np.bincount(train.labels.numpy(), minlength=len(names))
-    by = {"own": counts} if beta100 is None else {"own": counts, "beta100": beta100}
-    groups = {name: longtail.groups(n, settings.head_above, settings.tail_below) for name, n in by.items()}
-    return DataSet(settings.data_name or name, train, test, names, counts, {**groups, "thirds": longtail.thirds(counts)})
+def load_data(settings: DataSettings, workers: int = 2, show: bool = False) -> DataSet:
+    """The data of ``settings``; ``workers`` threads look at files. Raises ``UserError`` when files are missing, damaged or
+    inconsistent."""
+    found = find(settings)
+    _leave_out_bad(found, settings, workers, show)
+    _keep_a_test(found, settings)
+    _keep_validation(found, settings)
+    if found.counts100 is None:
+        found.counts100 = _make_long_tailed(found, settings)
+    _mend_thin_classes(found, settings)
+    _repeated(found)
+    _hold_in_memory(found, workers, show)
+    return _finished(found, settings)
+
+
+def find(settings: DataSettings) -> Found:
+    """What lies at the place of ``settings``, as it lies there. Raises ``UserError``."""
+    readers: dict[str, Callable[[DataSettings], Found]] = {
+        "world": _world, "cifar10": cifar.read, "cifar100": cifar.read, "list": lists.read, "folder": folders.read}
+    return readers[settings.dataset](settings)
 
 
 # --- the mini world --------------------------------------------------------------------------------------------------
 
 
-def _world(settings: DataSettings) -> DataSet:
+def _world(settings: DataSettings) -> Found:
     """Classes are ranked by a fixed shuffle, so that neither a texture nor a shape is rare as a whole."""
     classes = len(world.CLASS_NAMES)
     g = world.generator(settings.data_seed + 1_000_000_007)
     rank = torch.randperm(classes, generator=g)
-    counts, beta100 = (torch.from_numpy(longtail.profile(classes, settings.largest_class, ratio))[rank]
-                       for ratio in (settings.imbalance_ratio or 1.0, 100.0))
+    counts, counts100 = (torch.from_numpy(longtail.profile(classes, settings.largest_class, ratio))[rank]
+                         for ratio in (settings.imbalance_ratio or 1.0, 100.0))
     if counts.min() == 0:
         raise UserError(f"imbalance_ratio {settings.imbalance_ratio:g} leaves classes without images; raise largest_class.")
     labels = torch.repeat_interleave(torch.arange(classes), counts)
     colours = world.training_colours(labels, counts, g) if settings.mismatch else None
-    train_images, train_masks = world.render(world.sample(labels, world.DOWNSTREAM, g, colours), world.DOWNSTREAM, g)
-    test, val = (_balanced(classes, n, g) for n in (settings.test_per_class or 50, settings.val_per_class))
-    data = _counted(settings, "mini world", Split(labels, train_images, masks=train_masks), test, list(world.CLASS_NAMES),
-                    beta100.numpy())
-    data.val = val if len(val) else None
-    return data
+    images, masks = world.render(world.sample(labels, world.DOWNSTREAM, g, colours), world.DOWNSTREAM, g)
+    splits = {"train": Split(labels, images, masks=masks), "test": _balanced(classes, settings.test_per_class or 50, g)}
+    if settings.val_per_class:
+        splits["val"] = _balanced(classes, settings.val_per_class, g)
+    names = list(world.CLASS_NAMES)
+    return Found("mini world", names, names, splits, counts100=counts100.numpy())
 
 
 def _balanced(classes: int, each: int, g: torch.Generator) -> Split:
@@ -70,179 +85,199 @@ def _balanced(classes: int, each: int, g: torch.Generator) -> Split:
     return Split(labels, images, masks=masks)
 
 
-# --- CIFAR-100-LT ----------------------------------------------------------------------------------------------------
+# --- from what was found to a data set -------------------------------------------------------------------------------
 
 
-def _cifar100(settings: DataSettings) -> DataSet:
-    from torchvision.datasets import CIFAR100
-
-    parts = []
-    for is_train in (True, False):
-        try:
-            parts.append(CIFAR100(str(settings.data_root), train=is_train, download=not _has_cifar(settings.data_root)))
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"CIFAR-100 is not under {settings.data_root} and could not be downloaded ({_first_line(error)}). "
-                            "Put the folder cifar-100-python there, or name its parent with --data-root.") from None
-    train, test = parts
-    labels = np.asarray(train.targets)
-    largest = min(settings.largest_class, int(np.bincount(labels).min()))
-    names = [name.replace("_", " ") for name in train.classes]
-    counts, beta100 = (longtail.profile(len(names), largest, ratio) for ratio in (settings.imbalance_ratio or 1.0, 100.0))
-    chosen = longtail.subsample(labels, counts, settings.data_seed)
-    return _counted(settings, f"CIFAR-100-LT (imbalance ratio {settings.imbalance_ratio or 1:g})",
-                    Split(torch.from_numpy(labels[chosen]), _channels_first(train.data[chosen])),
-                    Split(torch.tensor(test.targets), _channels_first(test.data)), names, beta100)
+def counted(split: Split, classes: int) -> np.ndarray:
+    """Images of each class, int64 (``classes``,)."""
+    return np.bincount(split.labels.numpy(), minlength=classes)
 
 
-def _has_cifar(root: Path) -> bool:
-    return (root / "cifar-100-python").is_dir()
-
-
-def _channels_first(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
-# --- image lists -----------------------------------------------------------------------------------------------------
-
-
-def _lists(settings: DataSettings) -> DataSet:
-    train, test = (_read_list(settings.data_root, name) for name in (settings.train_list, settings.test_list))
-    classes = int(max(train.labels.max(), test.labels.max())) + 1
-    for split, name in ((train, settings.train_list), (test, settings.test_list)):
-        holes = np.flatnonzero(np.bincount(split.labels.numpy(), minlength=classes) == 0)
-        if len(holes):
-            raise UserError(f"{name} has no image of class {holes[0]}, though labels go up to {classes - 1}; labels must "
-                            "be 0..C-1 without holes.")
-    names = _list_names(settings.data_root, train, classes)
-    return _counted(settings, Path(settings.train_list).stem, train, test, names, None)
-
-
-def _read_list(root: Path, name: str) -> Split:
-    """An image list: ``path label`` a line, paths relative to ``root``."""
-    file = root / name
-    if not name or not file.is_file():
-        raise UserError(f"no image list at {file}; name the folder that holds it with --data-root.")
-    paths, labels = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not line.strip():
+def _leave_out_bad(found: Found, settings: DataSettings, workers: int, show: bool) -> None:
+    """Files that are no whole images, as far as their heads and ends tell; `sagekit data` opens every one."""
+    for name, split in found.splits.items():
+        bad = bad_files(split.paths or [], workers, show)
+        if not bad:
             continue
-        path, _, label = line.strip().rpartition(" ")
-        if not path or not label.isdecimal():
-            raise UserError(f"{file}, line {number}: '{line.strip()[:80]}' is not 'path label' with a label of 0 or more.")
-        paths.append(root / path)
-        labels.append(int(label))
-    if not paths:
-        raise UserError(f"{file} lists no images.")
-    missing = next(((number, p) for number, p in enumerate(paths, 1) if not os.path.isfile(p)), None)
-    if missing:
-        raise UserError(f"{file}, image {missing[0]}: there is no file {missing[1]}.")
-    return Split(torch.tensor(labels), paths=paths)
+        first = ", ".join(f"{split.paths[i]} ({why})" for i, why in list(bad.items())[:3])  # type: ignore[index]
+        of = "" if name == "whole" else f" of {name}"
+        said = f"{len(bad):,} of {len(split):,} files{of} are damaged or no images: {first}"
+        if settings.bad_images == "refuse":
+            raise UserError(f"{said}{', ...' if len(bad) > 3 else ''}. Mend them, or go on without: --set bad_images=skip.")
+        found.notes.append(f"{said}; left out")
+        found.splits[name] = split.take(torch.tensor([i for i in range(len(split)) if i not in bad], dtype=torch.long))
 
 
-def _list_names(root: Path, train: Split, classes: int) -> list[str]:
-    """Class names: ``classnames.txt`` where there is one, ImageNet's from open_clip, else the folders' own."""
-    folders = _class_folders(root, train, classes)
-    file = root / CLASS_NAMES_FILE
-    given = _given_names(root)
-    if given is not None:
-        unnamed = [f for f in folders if f not in given]
-        if unnamed:
-            raise UserError(f"{file} has no name for the folder '{unnamed[0]}' (a line is 'folder name').")
-        return [given[f] for f in folders]
-    if classes == 1000 and all(re.fullmatch(r"n\d{8}", f) for f in folders):
-        from open_clip import IMAGENET_CLASSNAMES  # slow to import
-
-        order = {folder: i for i, folder in enumerate(sorted(folders))}
-        return [IMAGENET_CLASSNAMES[order[f]] for f in folders]
-    numbers = [f for f in folders if not re.search("[A-Za-z]{2}", f)]
-    if numbers:
-        raise UserError(f"the folder '{numbers[0]}' says no class name; write {file} with a line 'folder name' for each.")
-    return [re.sub(r"[_\-/]+", " ", f) for f in folders]
-
-
-def _given_names(root: Path) -> dict[str, str] | None:
-    """Folder -> class name out of ``classnames.txt``, whose lines are 'folder name'; none without the file."""
-    file = root / CLASS_NAMES_FILE
-    if not file.is_file():
-        return None
-    rows = [line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines()]
-    return {row[0]: row[1].strip() for row in rows if len(row) > 1}
-
-
-def _class_folders(root: Path, train: Split, classes: int) -> list[str]:
-    """Each class's folder of training images: what follows the common start, without Places' one-letter level."""
-    assert train.paths is not None
-    first: dict[int, tuple[str, ...]] = {}
-    for path, label in zip(train.paths, train.labels.tolist(), strict=True):
-        first.setdefault(label, path.relative_to(root).parent.parts)
-    parts = [first[c] for c in range(classes)]
-    shortest = min(len(part) for part in parts)
-    start = next((i for i in range(shortest) if len({part[i] for part in parts}) > 1), shortest)
-    folders = ["/".join(p for p in part[start:] if len(p) > 1) for part in parts]
-    return [folder or part[-1] if part else "" for folder, part in zip(folders, parts, strict=True)]
-
-
-# --- an own folder of images -----------------------------------------------------------------------------------------
-
-
-def _folder(settings: DataSettings) -> DataSet:
-    """``root/train/CLASS/*`` and ``root/test/CLASS/*``, or ``root/CLASS/*`` of which a share is kept for the test."""
-    root = settings.data_root
-    if not root.is_dir():
-        raise UserError(f"no folder at {root}; name the folder of images with --data-root.")
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        names = _subfolders(root / "train")
-        train, test = (_read_folder(root / part, names) for part in ("train", "test"))
+def _keep_a_test(found: Found, settings: DataSettings) -> None:
+    """Where there is no test: the validation images are held for the end, or a part of the whole is kept."""
+    if "test" in found.splits:
+        return
+    if "val" in found.splits:
+        found.splits["test"] = found.splits.pop("val")
+        if "whole" in found.splits:
+            found.splits["train"] = found.splits.pop("whole")
+        found.notes.append("no test split: the validation images are held for the end, as the test")
+        return
+    whole = found.splits.pop("whole" if "whole" in found.splits else "train")
+    own, each = counted(whole, len(found.keys)), settings.test_per_class
+    if each:
+        kept = np.where(own > each, each, 0)
+        found.notes.append(f"no test split: {each} image(s) of each class are kept for a balanced test (test_per_class)")
     else:
-        names = _subfolders(root)
-        train, test = _split(_read_folder(root, names), len(names), settings)
-    if settings.imbalance_ratio is not None:
-        counts = np.bincount(train.labels.numpy(), minlength=len(names))
-        largest = min(settings.largest_class, int(counts.min()))
-        chosen = longtail.subsample(train.labels.numpy(), longtail.profile(len(names), largest, settings.imbalance_ratio),
-                                    settings.data_seed)
-        train = train.take(torch.from_numpy(chosen))
-    return _counted(settings, root.resolve().name, train, test, _folder_names(root, names), None)
+        kept = np.minimum(np.maximum(1, np.round(settings.test_share * own).astype(int)), np.maximum(own - 1, 0))
+        found.notes.append(f"no test split: {100 * settings.test_share:g} % of each class are kept for the test, which is as "
+                           "long-tailed as the rest (test_share); --set test_per_class=N keeps a balanced one")
+    found.splits["train"], found.splits["test"] = _parted(whole, kept, settings.data_seed)
 
 
-def _folder_names(root: Path, folders: list[str]) -> list[str]:
-    given = _given_names(root)
-    if given is None:
-        return [re.sub(r"[_\-]+", " ", name) for name in folders]
-    return [given.get(name, name) for name in folders]
+def _keep_validation(found: Found, settings: DataSettings) -> None:
+    train = found.splits["train"]
+    if "val" in found.splits or not settings.val_share:
+        return
+    own = counted(train, len(found.keys))
+    kept = np.minimum(np.maximum(1, np.round(settings.val_share * own).astype(int)), np.maximum(own - 1, 0))
+    found.splits["train"], found.splits["val"] = _parted(train, kept, settings.data_seed)
+    found.notes.append(f"validation: {100 * settings.val_share:g} % of each class's training images (val_share)")
 
 
-def _subfolders(root: Path) -> list[str]:
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(names) < 2:
-        raise UserError(f"{root} has {len(names)} class folders; at least 2 are needed (root/CLASS/image.jpg).")
-    return names
-
-
-def _read_folder(root: Path, names: list[str]) -> Split:
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        files = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise UserError(f"class folder {root / name} has no images ({', '.join(IMAGE_SUFFIXES)}).")
-        paths += files
-        labels += [label] * len(files)
-    return Split(torch.tensor(labels), paths=paths)
-
-
-def _split(whole: Split, classes: int, settings: DataSettings) -> tuple[Split, Split]:
-    rng = np.random.default_rng(settings.data_seed)
-    train, test = [], []
-    for c in range(classes):
+def _parted(whole: Split, kept: np.ndarray, seed: int) -> tuple[Split, Split]:
+    """The rest, and ``kept`` (C,) random images of each class."""
+    rng = np.random.default_rng(seed)
+    rest, out = [], []
+    for c, count in enumerate(kept):
         members = rng.permutation(np.flatnonzero(whole.labels.numpy() == c))
-        kept = max(1, round(settings.test_share * len(members)))
-        if kept >= len(members):
-            raise UserError(f"class {c} has {len(members)} image(s); 2 are needed to keep one for the test.")
-        test.append(members[:kept])
-        train.append(members[kept:])
-    kept_out, rest = (whole.take(torch.from_numpy(np.concatenate(part))) for part in (test, train))
-    return rest, kept_out
+        out.append(members[:count])
+        rest.append(members[count:])
+    left, kept_out = (whole.take(torch.from_numpy(np.concatenate(part))) for part in (rest, out))
+    return left, kept_out
+
+
+def _make_long_tailed(found: Found, settings: DataSettings) -> np.ndarray | None:
+    """Draw the long tail that is asked for; training counts at ratio 100 where the kit makes the tail."""
+    ratio, train = settings.imbalance_ratio, found.splits["train"]
+    if ratio is None:
+        return None
+    own = counted(train, len(found.keys))
+    if own.min() == 0:
+        return None  # said by the rule for thin classes
+    counts = longtail.served(own, settings.largest_class, ratio)
+    chosen = longtail.subsample(train.labels.numpy(), counts, settings.data_seed)
+    found.splits["train"] = train.take(torch.from_numpy(chosen))
+    reached = counts.max() / counts.min()
+    found.notes.append(f"long tail: {len(chosen):,} of {len(train):,} training images, {counts.max():,} to {counts.min():,} a "
+                       f"class; ratio asked {ratio:g}, reached {reached:.4g}")
+    order = np.argsort(-own, kind="stable")
+    wanted = np.empty_like(own)
+    wanted[order] = longtail.profile(len(own), min(settings.largest_class, int(own.max())), 100.0)
+    return np.minimum(own, wanted)
+
+
+def _mend_thin_classes(found: Found, settings: DataSettings) -> None:
+    """Classes that training or test has no image of: as ``thin_classes`` says."""
+    train, test = (counted(found.splits[name], len(found.keys)) for name in ("train", "test"))
+    without_train, without_test = np.flatnonzero(train == 0), np.flatnonzero((test == 0) & (train > 0))
+    if settings.thin_classes == "refuse":
+        _refuse_thin(found, train, test, settings)
+        return
+    out = set(without_train.tolist()) | (set(without_test.tolist()) if settings.thin_classes == "leave_out" else set())
+    if found.empty:
+        found.notes.append(f"{len(found.empty)} class folder(s) without images left out: {_few(found.empty)}")
+    if out:
+        found.notes.append(f"{len(out)} class(es) left out, which training or test has no image of: "
+                           f"{_few([found.keys[c] for c in sorted(out)])}")
+        _without(found, out)
+    if settings.thin_classes == "train" and len(without_test):
+        found.notes.append(f"{len(without_test)} class(es) are in training only, and no test image shows them: "
+                           f"{_few([found.keys[c] for c in without_test])}")
+
+
+def _refuse_thin(found: Found, train: np.ndarray, test: np.ndarray, settings: DataSettings) -> None:
+    way = "Mend it, or say --set thin_classes=train (keep it in training only) or leave_out."
+    if found.empty:
+        raise UserError(f"class folder {found.empty[0]} has no images that can be read. Fill it or remove it, or say "
+                        "--set thin_classes=leave_out.")
+    if (train == 0).any():
+        c = int(np.flatnonzero(train == 0)[0])
+        raise UserError(f"class '{found.keys[c]}' has no training images (and {test[c]} in the test), like "
+                        f"{(train == 0).sum() - 1} other(s). Mend it, or say --set thin_classes=leave_out.")
+    if (test == 0).any():
+        c = int(np.flatnonzero(test == 0)[0])
+        raise UserError(f"class '{found.keys[c]}' has {train[c]} image(s) and none of them for the test, like "
+                        f"{(test == 0).sum() - 1} other(s). {way}")
+
+
+def _without(found: Found, out: set[int]) -> None:
+    """Leave classes out; the others' labels close up."""
+    stay = [c for c in range(len(found.keys)) if c not in out]
+    if len(stay) < 2:
+        raise UserError(f"only {len(stay)} class(es) would be left; at least 2 are needed.")
+    new = torch.full((len(found.keys),), -1)
+    new[stay] = torch.arange(len(stay))
+    for name, split in found.splits.items():
+        kept = split.take(torch.nonzero(new[split.labels] >= 0)[:, 0])
+        kept.labels = new[kept.labels]
+        found.splits[name] = kept
+    gone = {found.keys[c] for c in out}
+    found.keys, found.names = ([words[c] for c in stay] for words in (found.keys, found.names))
+    found.wordless = [key for key in found.wordless if key not in gone]
+    found.counts100 = None if found.counts100 is None else found.counts100[stay]
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+
+
+def _repeated(found: Found) -> None:
+    """Say when one file is in two splits."""
+    parts = [(name, set(split.paths)) for name, split in found.splits.items() if split.paths]
+    for i, (first, a) in enumerate(parts):
+        for second, b in parts[i + 1 :]:
+            if both := a & b:
+                found.notes.append(f"{len(both):,} file(s) are in both {first} and {second}, such as {min(both)}")
+
+
+def _hold_in_memory(found: Found, workers: int, show: bool) -> None:
+    """Files that are small and of one size are decoded once."""
+    splits = [split for split in found.splits.values() if split.paths is not None and split.images is None and len(split)]
+    if not splits:
+        return
+    known = {size for split in splits for size in sizes(split.paths or [])}
+    total = sum(len(split) for split in splits)
+    if len(known) != 1:
+        return
+    (width, height) = next(iter(known))
+    if max(width, height) > SMALL or 3 * width * height * total > MEMORY:
+        return
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for split in splits:
+            images = bar(pool.map(photos.decoded, split.paths or []), total=len(split), what="small images", show=show)
+            split.images = torch.stack(list(images))
+    found.notes.append(f"{total:,} images of {width} x {height} pixels are held in memory "
+                       f"({3 * width * height * total / 1e6:,.0f} MB)")
+
+
+def _finished(found: Found, settings: DataSettings) -> DataSet:
+    counts = counted(found.splits["train"], len(found.keys))
+    by = {"own": counts} if found.counts100 is None else {"own": counts, "beta100": found.counts100}
+    groups = {name: longtail.groups(n, settings.head_above, settings.tail_below) for name, n in by.items()}
+    data = DataSet(settings.data_name or found.name, found.splits["train"], found.splits["test"], found.names, counts,
+                   {**groups, "thirds": longtail.thirds(counts)}, found.splits.get("val"), found.keys, found.wordless,
+                   notes=found.notes)
+    data.sentences = _sentences(data, settings)
+    return data
+
+
+def _sentences(data: DataSet, settings: DataSettings) -> list[list[str]] | None:
+    """Own texts of each class: sentences from a file, or own prompts around its name."""
+    if settings.class_texts is not None:
+        sentences, notes = read_sentences(settings.class_texts, data.keys, data.class_names)
+        data.notes += [f"texts: {sum(map(len, sentences)):,} sentences from {settings.class_texts}", *notes]
+        data.wordless = []
+        return sentences
+    if settings.templates_file is None:
+        return None
+    templates = read_templates(settings.templates_file)
+    data.notes.append(f"texts: {len(templates)} prompt(s) from {settings.templates_file}")
+    return [fill(templates, name) for name in data.class_names]
+
+

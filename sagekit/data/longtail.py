@@ -38,6 +38,22 @@ def profile(classes: int, largest: int, imbalance_ratio: float) -> np.ndarray:
     return np.array([int(largest * (1 / imbalance_ratio) ** e) for e in exponent], dtype=np.int64)
 
 
+def served(own: np.ndarray, largest: int, imbalance_ratio: float) -> np.ndarray:
+    """Images of each class, int64 (C,), that data with ``own`` (C,) can give to a profile of this ratio.
+
+    The profile starts from the largest class, ``largest`` at most; in order of size, a class gives n_i = min(own, profile).
+    Raises ``UserError`` when the profile leaves a class without images.
+    """
+    order = np.argsort(-own, kind="stable")
+    wanted = profile(len(own), min(largest, int(own.max())), imbalance_ratio)
+    if wanted.min() < 1:
+        raise UserError(f"imbalance_ratio {imbalance_ratio:g} leaves the smallest classes without images, as the largest has "
+                        f"{wanted.max()}; at most {wanted.max()} goes.")
+    counts = np.empty(len(own), np.int64)
+    counts[order] = np.minimum(own[order], wanted)
+    return counts
+
+
 def sketch(classes: int, images: int, largest: int, smallest: int) -> np.ndarray:
     """A smooth stand-in for a profile of which only these four numbers are known, int64 (classes,), largest first.
 

@@ -7,6 +7,18 @@ the largest k with
 
 so resizing still sees two pixels for each that it makes. A pixel then changes by about half of one of 255 grey levels in the
 mean (benchmarks/reading.py); rounding to bytes alone makes a quarter.
+
+Every file becomes red, green and blue bytes in the same way, for training, test, uploads and ``decoded``:
+
+    grey, 16 bit      v / 65535                      RGB of 16 bit: its upper byte (Pillow)
+    whole numbers     v / 65535 where all of them lie in 0..65535, else (v - min) / (max - min)
+    floats            v where all of them lie in 0..1,             else (v - min) / (max - min);  no number: black
+    EXIF              the picture is turned as its orientation says
+    transparency      a v + (1 - a) white
+    an animation      its first frame
+
+times 255 and rounded. Colour profiles (ICC) are left alone: the numbers are taken as they are in the file, as the images were
+that CLIP was trained on.
 """
 
 from __future__ import annotations
@@ -14,8 +26,10 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -23,12 +37,22 @@ from torch import Tensor
 from ..errors import UserError
 from ..settings import ViewSettings
 from . import views
-from .views import View
+from .views import Interpolation, View
 
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
+     ".tga", ".jp2", ".avif"))
+"""Of files that are taken for images. Formats that are programs (EPS) or need a plug-in (HEIC) are not among them."""
 UPLOAD_LIMIT = 10_000_000
 """Bytes of an image that someone hands in."""
 UPLOAD_PIXELS = 40_000_000
-UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}
+"""What makes a picture upright, by its orientation; from 5 on width and height change places."""
 
 
 def train_views(path: Path, size: int, recipes: tuple[View, ...], settings: ViewSettings,
@@ -49,10 +73,10 @@ def _cropped(path: Path, size: int, view: View, settings: ViewSettings, g: torch
     from torchvision.transforms import v2  # slow to import
 
     with _opened(path, str(path)) as image:
-        full = torch.tensor([image.height, image.width])
-        (box,), flips, seeds = views.draw_train_views(1, image.height, image.width, view, settings, g)
+        height, width = upright_size(image)
+        (box,), flips, seeds = views.draw_train_views(1, height, width, view, settings, g)
         pixels = _pixels(image, reduction(box[2:].min().item(), size))
-    shrunk = torch.tensor(pixels.shape[1:]) / full
+    shrunk = torch.tensor(pixels.shape[1:]) / torch.tensor([height, width])
     top, left = (box[:2] * shrunk).round().int().tolist()
     bottom, right = ((box[:2] + box[2:]) * shrunk).round().int().tolist()
     shown = v2.functional.resized_crop(pixels, top, left, bottom - top, right - left, [size, size], antialias=True)
@@ -68,13 +92,20 @@ def _shifted(path: Path, size: int, view: View, settings: ViewSettings, g: torch
     return views.crop_and_resize(centre[None], boxes, size, flips)[0].round().byte(), seeds
 
 
-def evaluation_views(path: Path, size: int, settings: ViewSettings, ensembling: bool) -> Tensor:
+def evaluation_views(path: Path, size: int, settings: ViewSettings, ensembling: bool,
+                     interpolation: Interpolation = "bilinear") -> Tensor:
     """The centre view of the file or its five crops, float (1 or 5, 3, size, size) in 0..1. Raises as ``train_views``.
 
     Resized as bytes, as LIFT's transforms do: several times faster than in floats.
     """
-    resized = _resized(path, views.resized_side(settings, size, ensembling))
-    return torch.stack(views.evaluation_views(resized, size, settings, ensembling))
+    resized = _resized(path, views.resized_side(settings, size, ensembling), interpolation)
+    return torch.stack(views.evaluation_views(resized, size, settings, ensembling, interpolation))
+
+
+def decoded(path: Path) -> Tensor:
+    """The whole file, uint8 (3, H, W). Raises ``UserError`` naming the file when it is damaged or no image."""
+    with _opened(path, str(path)) as image:
+        return _pixels(image)
 
 
 def decode_upload(content: bytes, name: str) -> Tensor:
@@ -88,18 +119,42 @@ def decode_upload(content: bytes, name: str) -> Tensor:
         return _pixels(image)
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """What a file may be, whatever it is called, as far as this machine's Pillow reads it."""
+    Image.init()
+    return tuple(name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
+                 if name in Image.OPEN)
+
+
 def reduction(found: float, wanted: int) -> int:
     """The largest k in 1, 2, 4, 8 with ``found`` / k >= 2 ``wanted`` (pixels), or 1."""
     return max(k for k in (1, 2, 4, 8) if k == 1 or found >= 2 * k * wanted)
 
 
 @contextlib.contextmanager
-def _opened(file: Path | io.BytesIO, name: str, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+def _opened(file: Path | io.BytesIO, name: str, kinds: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     try:
-        with Image.open(file, formats=formats) as image:
+        with Image.open(file, formats=kinds or formats()) as image:
             yield image
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{name} is damaged or not an image ({str(error)[:80]}).") from None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width as ``_pixels`` will have them, from the header alone."""
+    return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1..8 as EXIF has it; 1 where it says nothing, is damaged, or where Pillow turns the picture itself (TIFF)."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever damaged EXIF makes Pillow raise: the picture itself may be whole
+        return 1
+    return found if found in _TURNS else 1
 
 
 def _pixels(image: Image.Image, smaller: int = 1) -> Tensor:
@@ -108,13 +163,32 @@ def _pixels(image: Image.Image, smaller: int = 1) -> Tensor:
 
     if smaller > 1:
         image.draft(None, (image.width // smaller, image.height // smaller))
+    if (turn := _orientation(image)) > 1:
+        image = image.transpose(_TURNS[turn])
+    if image.mode.startswith(("I", "F")):
+        return _scaled(image).expand(3, -1, -1)
+    if image.has_transparency_data:
+        shown = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
     return v2.functional.pil_to_tensor(image.convert("RGB"))
 
 
-def _resized(path: Path, side: int) -> Tensor:
-    """The file with its shorter side at ``side`` pixels, uint8 (3, H, W)."""
-    from torchvision.transforms import v2  # slow to import
+def _scaled(image: Image.Image) -> Tensor:
+    """Uint8 (H, W) of a grey image whose numbers are no bytes, scaled by their range."""
+    values = np.asarray(image).astype(np.float64)
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    full = 1.0 if image.mode == "F" else 65535.0
+    if low >= 0 and high <= full:
+        low, high = 0.0, full
+    shown = np.nan_to_num((values - low) / ((high - low) or 1), nan=0, posinf=0, neginf=0)
+    if isinstance(hidden := image.info.get("transparency"), int):  # PNG names one value that is not to be seen
+        shown[values == hidden] = 1
+    return torch.from_numpy((255 * shown).round().astype(np.uint8))
 
+
+def _resized(path: Path, side: int, interpolation: Interpolation = "bilinear") -> Tensor:
+    """The file with its shorter side at ``side`` pixels, uint8 (3, H, W)."""
     with _opened(path, str(path)) as image:
         pixels = _pixels(image, reduction(min(image.size), side))
-    return v2.functional.resize(pixels, [side], antialias=True)
+    return views.resize(pixels, side, interpolation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import sha256
 from ..progress import bar
-from .longtail import Groups
+from .longtail import GROUPS, Groups
 
 
 @dataclass
@@ -93,6 +94,22 @@ def _readable() -> Iterator[None]:
 
 
 @dataclass
+class Found:
+    """What lies at a place, before anything is made of it: C classes by ``keys`` and ``names``, and ``splits``: train, val,
+    test, or ``whole`` where the test is still to be kept from it. ``empty``: keys of class folders without an image.
+    ``counts100``: training counts (C,) at imbalance ratio 100, of a set whose long tail is made already."""
+
+    name: str
+    keys: list[str]
+    names: list[str]
+    splits: dict[str, Split]
+    wordless: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counts100: np.ndarray | None = None
+
+
+@dataclass
 class DataSet:
     """``class_names``: as prompts say them. ``class_counts`` int64 (C,): training images a class. ``groups``: head, medium and
     tail by each definition that the set has (``longtail.DEFINITIONS``). ``keys``: folder, or label, by which the set knows a
@@ -114,13 +131,18 @@ class DataSet:
     @property
     def shown_names(self) -> list[str]:
         """``class_names``, with the key beside those that are not the only one of that name."""
-        seen = {name: self.class_names.count(name) for name in set(self.class_names)} if self._repeats else {}
-        return [f"{name} ({key})" if seen.get(name, 1) > 1 else name
+        times = Counter(self.class_names)
+        return [f"{name} ({key})" if times[name] > 1 else name
                 for name, key in zip(self.class_names, self.keys or self.class_names, strict=True)]
 
-    @property
-    def _repeats(self) -> bool:
-        return len(set(self.class_names)) < len(self.class_names)
+    def summary(self) -> list[str]:
+        """What was understood, for people, a line each: splits and classes, then ``notes``."""
+        sizes = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
+        n = self.class_counts
+        head, medium, tail = (len(self.groups["own"][group]) for group in GROUPS)
+        return [f"{self.name}: {len(n):,} classes of {n.max():,} to {n.min():,} training images; {sizes}"
+                f"{'' if self.val is not None else ' (no validation images)'}",
+                f"groups by these counts: head {head}, medium {medium}, tail {tail} classes", *self.notes]
 
     @property
     def splits(self) -> dict[str, Split]:

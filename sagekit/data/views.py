@@ -10,8 +10,9 @@ cut out).
     sim         RandomResizedCrop of 8..100 %, colour jitter with p 0.8, grey with p 0.2
     sim_blur    the same of 20..100 %, and a blur of sigma 0.1..2 pixels with p 0.5
 
-Test: resize, centre crop. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre, and
-average the five crops' logits (finding 10).
+Test: resize, centre crop. Resizing is bilinear or bicubic, as the model was trained (``Backbone.interpolation``); training
+crops are bilinear, as LIFT's are. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre,
+and average the five crops' logits (finding 10).
 Sets that fit in memory are cropped and flipped in one batched call where they live; ``photos`` does it file by file.
 """
 
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from ..settings import ViewSettings
 
+Interpolation = Literal["bilinear", "bicubic"]
 Alteration = Literal["autoaugment", "cutout", "colour", "grey", "blur"]
 
 
@@ -186,29 +188,36 @@ def resized_side(settings: ViewSettings, size: int, ensembling: bool) -> int:
     return size + crop_margin(settings, size) if ensembling else max(test_side(settings, size), size)
 
 
-def centre_view(images: Tensor, size: int, settings: ViewSettings) -> Tensor:
+def centre_view(images: Tensor, size: int, settings: ViewSettings, interpolation: Interpolation = "bilinear") -> Tensor:
     """Resize the shorter side to ``test_side`` and cut the centre: float (B, 3, size, size) in 0..1."""
     from torchvision.transforms import v2
 
-    return v2.functional.center_crop(_resize(images, resized_side(settings, size, False)), [size, size])
+    return v2.functional.center_crop(_shown(images, resized_side(settings, size, False), interpolation), [size, size])
 
 
-def five_crops(images: Tensor, size: int, settings: ViewSettings) -> tuple[Tensor, ...]:
+def five_crops(images: Tensor, size: int, settings: ViewSettings,
+               interpolation: Interpolation = "bilinear") -> tuple[Tensor, ...]:
     """Corners and centre of the image resized to ``size + crop_margin``; five of (B, 3, size, size)."""
     from torchvision.transforms import v2
 
-    return v2.functional.five_crop(_resize(images, resized_side(settings, size, True)), [size, size])
+    return v2.functional.five_crop(_shown(images, resized_side(settings, size, True), interpolation), [size, size])
 
 
-def evaluation_views(images: Tensor, size: int, settings: ViewSettings, ensembling: bool) -> tuple[Tensor, ...]:
+def evaluation_views(images: Tensor, size: int, settings: ViewSettings, ensembling: bool,
+                     interpolation: Interpolation = "bilinear") -> tuple[Tensor, ...]:
     """The centre view alone, or the five crops."""
-    return five_crops(images, size, settings) if ensembling else (centre_view(images, size, settings),)
+    if ensembling:
+        return five_crops(images, size, settings, interpolation)
+    return (centre_view(images, size, settings, interpolation),)
 
 
-def _resize(images: Tensor, side: int) -> Tensor:
-    pixels = images.float() / 255
-    if min(images.shape[-2:]) == side:
-        return pixels
+def resize(images: Tensor, side: int, interpolation: Interpolation = "bilinear") -> Tensor:
+    """``images`` (..., 3, H, W) with the shorter side at ``side`` pixels; bytes stay bytes."""
     from torchvision.transforms import v2
 
-    return v2.functional.resize(pixels, [side], antialias=True).clamp(0, 1)
+    return v2.functional.resize(images, [side], v2.InterpolationMode(interpolation), antialias=True)
+
+
+def _shown(images: Tensor, side: int, interpolation: Interpolation) -> Tensor:
+    pixels = images.float() / 255
+    return pixels if min(images.shape[-2:]) == side else resize(pixels, side, interpolation).clamp(0, 1)

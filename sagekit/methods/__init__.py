@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Batch
+from ..data.views import Interpolation
 from ..errors import UserError, nearest
 from ..networks.backbone import Backbone
 from ..networks.heads import Features, Logits
@@ -58,7 +59,8 @@ class Published(NamedTuple):
 
 
 class Method(Trained):
-    """The interface. ``counts`` (C,): training images of every class; ``image_size``: pixels that the network sees."""
+    """The interface. ``counts`` (C,): training images of every class; ``image_size``: pixels that the network sees, test images
+    resized by ``interpolation``."""
 
     Settings: ClassVar[type[Part]]
     needs: ClassVar[Literal["clip", "scratch"]]
@@ -70,6 +72,7 @@ class Method(Trained):
     def __init__(self, settings: Any, task: Task) -> None:
         super().__init__(task.backbone)
         self.settings, self.image_size = settings, task.image_size
+        self.interpolation: Interpolation = "bilinear" if task.backbone is None else task.backbone.interpolation
         self.register_buffer("counts", task.counts.clone(), persistent=False)
 
     @classmethod

@@ -15,7 +15,6 @@ mapped back, w = normalise(t P^T), so that classifier, guidance and features sha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.prompts import fill
+from ..data.views import Interpolation
 from ..errors import UserError, nearest
-from ..files import load_tensors
 from ..progress import bar
 from ..settings import NetworkSettings
-from . import mini
+from . import mini, pretrained, weights
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
@@ -42,13 +41,15 @@ TEXT_STEP = 24
 class Backbone(nn.Module):
     """A frozen CLIP: image tokens block by block, text features in R^d, and its pixel normalisation.
 
-    Attributes: ``name``, ``width`` d, ``layers`` L, ``heads`` h, ``image_size`` (pixels), ``patches`` (tokens but CLS).
+    Attributes: ``name``, ``width`` d, ``layers`` L, ``heads`` h, ``image_size`` (pixels), ``patches`` (tokens but CLS),
+    ``interpolation`` (of test images, as it was trained), ``notes`` (one line each: what had to be assumed about its weights).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, name: str, mean: Sequence[float], std: Sequence[float],
+                 interpolation: Interpolation = "bilinear", notes: Sequence[str] = ()) -> None:
         from open_clip.transformer import QuickGELU  # slow to import
 
         super().__init__()
@@ -56,6 +57,8 @@ class Backbone(nn.Module):
         self.clip = clip.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
+        self.interpolation: Interpolation = interpolation
+        self.notes = list(notes)
         self.blocks = list(self.visual.transformer.resblocks)
         self.width = self.visual.conv1.out_channels
         self.layers = len(self.blocks)
@@ -187,61 +190,42 @@ def _plain_vit(clip: nn.Module, name: str) -> VisionTransformer:
 def load_backbone(settings: NetworkSettings) -> Backbone:
     """The frozen model that ``settings.backbone`` names, with the weights of ``settings.weights`` or ``settings.pretrained``.
 
-    Raises ``UserError`` for an unknown name, missing or unfitting weights, no network, or a tower that is no plain ViT.
+    Of a local file ``pretrained`` says what it is: mean, std, interpolation and activation are those of the tag. ``notes`` say
+    what was assumed. Raises ``UserError`` for an unknown name or tag, missing or unfitting weights, the wrong activation, no
+    network, or a tower that is no plain ViT.
     """
-    if settings.backbone == "mini":
+    name, tag, path = settings.backbone, settings.pretrained, settings.weights
+    if name == "mini":
         clip: nn.Module = mini.create()
-        _fill(clip, settings, settings.weights or mini.WEIGHTS)
-        return Backbone(clip, mini.WordTokenizer(), "mini", (0.5,) * 3, (0.5,) * 3)
+        path = path or mini.WEIGHTS
+        notes = weights.fill(clip, weights.read(path), path, name)
+        return Backbone(clip, mini.WordTokenizer(), name, (0.5,) * 3, (0.5,) * 3, "bilinear", notes)
     import open_clip  # slow to import
 
-    if settings.backbone not in open_clip.list_models():
-        raise UserError(f"open_clip has no model '{settings.backbone}'.{nearest(settings.backbone, open_clip.list_models())}")
-    _refuse_wrong_activation(settings)
-    if settings.weights is not None:
-        clip = open_clip.create_model(settings.backbone, load_weights=False)
-        _fill(clip, settings, settings.weights)
-    elif settings.pretrained == "random":
-        with torch.random.fork_rng(devices=[]):  # the same ones whenever a run is opened again
-            torch.manual_seed(0)
-            clip = open_clip.create_model(settings.backbone, load_weights=False)
-    else:
-        clip = _download(settings)
-    visual = getattr(clip, "visual", None)
-    mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-    std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    return Backbone(clip, open_clip.get_tokenizer(settings.backbone), settings.backbone, mean, std)
+    if name not in open_clip.list_models():
+        raise UserError(f"open_clip has no model '{name}'.{nearest(name, open_clip.list_models())}")
+    random = tag == "random" and path is None
+    look = {} if random or (path is not None and not tag) else pretrained.look(name, tag)
+    clip = _fresh(name)
+    _plain_vit(clip, name)  # before anything is downloaded
+    notes = ["the weights are random (pretrained=random)."] if random else []
+    if not random:
+        file = path or pretrained.fetch(name, tag, look)
+        found = weights.read(file)
+        notes = [] if path is None else pretrained.assumed(path, name, tag, look, found.form)
+        notes += weights.fill(clip, found, file, name)
+    mean, std = look.get("mean", open_clip.OPENAI_DATASET_MEAN), look.get("std", open_clip.OPENAI_DATASET_STD)
+    return Backbone(clip, open_clip.get_tokenizer(name), name, mean, std, look.get("interpolation", "bicubic"), notes)
 
 
-def _refuse_wrong_activation(settings: NetworkSettings) -> None:
-    """OpenAI's weights were trained with quick GELU; open_clip only warns about the plain name."""
+def _fresh(name: str) -> nn.Module:
+    """open_clip's model with random weights: the same ones whenever a run is opened again."""
     import open_clip
 
-    quick = f"{settings.backbone}-quickgelu"
-    if settings.pretrained == "openai" and settings.weights is None and quick in open_clip.list_models():
-        raise UserError(f"{settings.backbone} has the wrong activation for the openai weights; use "
-                        f"--set backbone={quick}.")
-
-
-def _fill(clip: nn.Module, settings: NetworkSettings, path: Path) -> None:
-    state = load_tensors(path)
-    try:
-        clip.load_state_dict(state)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{path} does not fit {settings.backbone}: {detail[:160]}") from None
-
-
-def _download(settings: NetworkSettings) -> nn.Module:
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(settings.backbone)
-    if settings.pretrained not in tags:
-        raise UserError(f"{settings.backbone} has no weights '{settings.pretrained}'; known: {', '.join(tags) or 'none'}. "
-                        "Or give a local file with --set weights=FILE.")
-    try:
-        return open_clip.create_model(settings.backbone, pretrained=settings.pretrained, require_pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"the weights of {settings.backbone} ({settings.pretrained}) are not on this machine and could not be "
-                        f"downloaded ({reason}). Give a local file with --set weights=FILE.") from None
+    with torch.random.fork_rng(devices=[]), pretrained.quiet():
+        torch.manual_seed(0)
+        try:
+            return open_clip.create_model(name, load_weights=False, pretrained_text=False)
+        except (OSError, RuntimeError, ValueError, ImportError) as error:  # a text tower of a package that is not there
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise UserError(f"{name} cannot be built here ({reason}). Try ViT-B-16-quickgelu.") from None

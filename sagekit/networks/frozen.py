@@ -1,9 +1,9 @@
 """What the frozen model makes of test images and class names, computed once and kept.
 
 A file of the cache (``SAGEKIT_CACHE``, or ``~/.cache/sagekit``) is named by a hash of all that its content depends on: CLIP's
-name and weights, and the images and the view, or the prompts. So runs that differ in anything else share it, and a changed
-image, view, weight or prompt is another file. Writers may race: files are written atomically and the last one wins with the
-same content. Deleting the folder costs time only.
+name, weights and what they do not say (activation, mean, std, interpolation), and the images and the view, or the prompts. So
+runs that differ in anything else share it, and a changed image, view, weight or prompt is another file. Writers may race: files
+are written atomically and the last one wins with the same content. Deleting the folder costs time only.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def place(backbone: Backbone, split: Split, views: ViewSettings, machine: Machin
     view = crop_margin(views, backbone.image_size) if ensembling else test_side(views, backbone.image_size)
     with measuring_precision(machine, device):
         products = "bf16" if torch.is_autocast_enabled(device.type) else torch.get_float32_matmul_precision()
-    digest.update(f"{ensembling} {view} {products} {device.type}".encode())
+    digest.update(f"{ensembling} {view} {backbone.interpolation} {products} {device.type}".encode())
     return cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
 
 
 def _digest(backbone: Backbone, weights: Mapping[str, Tensor]) -> hashlib._Hash:
-    look = [backbone.name, backbone.mean.flatten().tolist(), backbone.std.flatten().tolist()]  # what weights do not say
+    look = [backbone.name, backbone.quick_gelu, backbone.mean.flatten().tolist(), backbone.std.flatten().tolist()]
     digest = hashlib.sha256(json.dumps(look).encode())
     for name, tensor in weights.items():
         digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())

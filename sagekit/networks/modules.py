@@ -9,9 +9,9 @@
 AdaptFormer and SG-Adapter are in ``adapters``. BitFit, LoRA and full train a twin of the frozen backbone that shares every
 tensor with it that is not trained; feature interchange keeps the frozen one.
 
-LoRA is not the PEFT library's: open_clip holds Q, K and V in one matrix of ``nn.MultiheadAttention``, and PEFT's layer for it
-adapts that matrix as a whole (one A for Q, K and V) and the output projection as well, which is neither Table 9's module nor
-its count.
+LoRA is not what the PEFT library makes of open_clip, which holds Q, K and V in one matrix of ``nn.MultiheadAttention``: PEFT's
+layer for it adapts that matrix as a whole (one A for Q, K and V) and the output projection as well, which is neither Table 9's
+module nor its count. In Hugging Face's CLIP, where they are layers, it is PEFT's (``training.export`` writes it so).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Prompts(nn.Module):
         """``tokens`` before block ``index``: (B, N, d) -> (B, p + N, d) for the first, then (B, p + N, d) always."""
         if index >= len(self.tokens):
             return tokens
-        own = self.tokens[index].to(tokens.dtype).expand(len(tokens), -1, -1)
+        own = self.tokens[index].to(tokens.dtype).expand(tokens.shape[0], -1, -1)  # len() would fix the batch in an export
         old = 0 if index == 0 else own.shape[1]  # prompts of the block before, which deep prompts replace
         return torch.cat([tokens[:, :1], own, tokens[:, 1 + old :]], 1)
 

@@ -58,7 +58,7 @@ def read_sweep(folder: Path) -> pd.DataFrame:
 def stamp(path: Path) -> Stamp:
     """Time and size of each of a run's files: another stamp means that something has changed."""
     result = []
-    for name in FILES:
+    for name in (*FILES, *sorted(file.name for file in path.glob("*-*") if file.suffix in (".json", ".npz"))):
         try:
             status = (path / name).stat()
             result.append((status.st_mtime_ns, status.st_size))
@@ -98,6 +98,8 @@ def _check_shapes(run: Run) -> None:
     for prefix in VIEWS.values():
         kept = shapes.get(prefix + "classes", (images, classes))[-1:]  # not all classes may be stored
         wanted |= {prefix + z: (images, *kept) for z in ("z", "z_v", "z_t", "classes") if prefix + z in shapes}
+    if "files" in shapes:
+        wanted["files"] = (images,)
     for name, shape in wanted.items():
         if shapes.get(name) != shape:
             raise UserError(f"{file} is damaged: '{name}' has the shape {shapes.get(name)} in place of {shape}.")

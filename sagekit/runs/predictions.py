@@ -26,6 +26,7 @@ class Predictions:
     """Logits of N test images, float32 (N, C), up to a constant an image; ``z_v`` and ``z_t`` are None without FIT.
 
     Where not all classes are stored the logits are (N, K), ``classes`` int (N, K) says of which, and ``rest`` (N,) is r.
+    ``files`` str (N,): the images' files, relative to data_root where they lie there; None for images held in memory.
     """
 
     labels: np.ndarray
@@ -36,6 +37,7 @@ class Predictions:
     s_t: float
     classes: np.ndarray | None = None
     rest: np.ndarray | None = None
+    files: np.ndarray | None = None
 
     @property
     def logits(self) -> np.ndarray:

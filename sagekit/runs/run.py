@@ -1,10 +1,13 @@
 """A run on disk: everything that is needed to repeat it, compare it and play with it.
 
     config.yaml           every setting
-    metrics.json          what evaluation measured: all, head, medium, tail (both definitions), per class, ...
+    metrics.json          what evaluation measured on the test images: all, head, medium, tail, per class, ...
+    metrics-NAME.json     the same of other images: val, train, or an image list; ``split``, ``images``, ``digest``, ``results``
     history.csv           one row an epoch, counted through all stages; "waiting" are the seconds until batches were there
     predictions.npz       labels, and the logits z, z_v, z_t in half precision ("five_crops_..." with ensembling), each
-                          image's shifted so that its largest is 0; with very many classes the likeliest (``predictions``)
+                          image's shifted so that its largest is 0; with very many classes the likeliest (``predictions``);
+                          ``files``: the images' files, relative to data_root, of a set that has files
+    predictions-NAME.npz  likewise, beside each metrics-NAME.json
     weights.safetensors   trained tensors only, with backbone and class names as metadata
     state.pt              while training: what is needed to resume
     log.txt               one line an event
@@ -33,7 +36,9 @@ from ..files import explained, load_tensors, save_tensors, write_atomic, write_t
 from .predictions import Predictions
 
 VIEWS = {"single": "", "five_crops": "five_crops_"}
-"""How a test image was shown, and the prefix of its arrays in ``predictions.npz``."""
+"""How an image was shown, and the prefix of its arrays in ``predictions.npz``."""
+SPLITS = ("train", "val", "test")
+"""The run's own images, by the names of their records."""
 
 
 class Run:
@@ -66,16 +71,34 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What evaluation measured."""
-        try:
-            metrics = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{self.path} has no metrics.json: the run is not finished. Continue it with --resume.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path / 'metrics.json'} is damaged ({error}).") from None
-        if not isinstance(metrics, dict) or not {"results", "class_names", "class_counts", "groups"} <= metrics.keys():
+        """What evaluation measured on the test images."""
+        metrics = _read_json(self.path / "metrics.json", f"{self.path} has no metrics.json: the run is not finished. "
+                             "Continue it with --resume.")
+        if not {"results", "class_names", "class_counts", "groups"} <= metrics.keys():
             raise UserError(f"{self.path / 'metrics.json'} is not the record of a run.")
         return metrics
+
+    @property
+    def records(self) -> list[str]:
+        """What it was measured on: ``test`` first, then the other records by name."""
+        others = sorted(path.stem.removeprefix("metrics-") for path in self.path.glob("metrics-*.json"))
+        return ["test"] * self.finished + others
+
+    def record(self, split: str = "test") -> dict[str, Any]:
+        """What was measured on the images of ``split``: ``split``, ``images`` (how many), ``digest`` (``Split.digest``),
+        ``results`` by view, ``versions``; for the test all of ``metrics`` too."""
+        if split == "test":
+            metrics = self.metrics
+            return {**metrics, "split": split, "images": metrics.get("test_images"), "digest": metrics.get("test_digest")}
+        file = self.file("metrics", split)
+        found = _read_json(file, f"{self.path} has no record of '{split}'; run `sagekit evaluate {self.path} --split {split}`.")
+        if not {"results", "images", "digest"} <= found.keys():
+            raise UserError(f"{file} is not a record of a run.")
+        return found
+
+    def file(self, kind: str, split: str) -> Path:
+        """The file of ``kind`` (metrics or predictions) of a split's record."""
+        return self.path / f"{kind}{'' if split == 'test' else f'-{split}'}{'.json' if kind == 'metrics' else '.npz'}"
 
     def groups(self, definition: str = "own") -> dict[str, np.ndarray]:
         """Class indices of head, medium and tail. Raises ``UserError`` where the run's data have no such definition."""
@@ -102,26 +125,29 @@ class Run:
             return float("nan")
         return float(history["seconds"].mean() * (self.config.epochs - len(history)))
 
-    def predictions(self, view: str = "single") -> Predictions:
-        """The stored logits of one way of showing the test images (``VIEWS``)."""
-        file, prefix = self.path / "predictions.npz", VIEWS[view]
+    def predictions(self, view: str = "single", split: str = "test") -> Predictions:
+        """The stored logits of one way of showing the images (``VIEWS``) of one of ``records``."""
+        file, prefix = self.file("predictions", split), VIEWS[view]
+        command = f"`sagekit evaluate {self.path}" + ("" if split == "test" else f" --split {split}")
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 z, z_v, z_t, rest = (arrays[prefix + name].astype(np.float32) if prefix + name in arrays else None
                                      for name in ("z", "z_v", "z_t", "rest"))
                 classes = arrays.get(prefix + "classes")
-                labels, (s_v, s_t) = arrays["labels"], arrays["scalars"].tolist()
+                labels, files, (s_v, s_t) = arrays["labels"], arrays.get("files"), arrays["scalars"].tolist()
         except FileNotFoundError:
-            raise UserError(f"{self.path} has no predictions.npz; run `sagekit evaluate {self.path}`.") from None
+            raise UserError(f"{self.path} has no {file.name}; run {command}`.") from None
         except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
             raise UserError(f"{file} is damaged ({error}).") from None
         if z is None:
-            raise UserError(f"{self.path} has no '{view}' predictions; run `sagekit evaluate {self.path} --ensembling`.")
+            raise UserError(f"{self.path} has no '{view}' predictions of '{split}'; run {command} --ensembling`.")
         if any(part is not None and (part.ndim != 2 or len(part) != len(labels)) for part in (z, z_v, z_t, classes)):
             raise UserError(f"{file} is damaged: its arrays have different lengths.")
         if classes is not None and (rest is None or classes.shape != z.shape or len(rest) != len(z)):
             raise UserError(f"{file} is damaged: its classes do not fit its logits.")
-        return Predictions(labels, z, z_v, z_t, s_v, s_t, classes, rest)
+        if files is not None and files.shape != labels.shape:
+            raise UserError(f"{file} is damaged: it names {files.size} files for {len(labels)} images.")
+        return Predictions(labels, z, z_v, z_t, s_v, s_t, classes, rest, files)
 
     @cached_property
     def sentences(self) -> list[list[str]] | None:
@@ -156,9 +182,9 @@ class Run:
         """Write ``config.yaml``."""
         write_text(self.path / "config.yaml", config.to_yaml())
 
-    def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write ``metrics.json``."""
-        write_text(self.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    def write_metrics(self, metrics: dict[str, Any], split: str = "test") -> None:
+        """Write ``metrics.json``, or the record of another split."""
+        write_text(self.file("metrics", split), json.dumps(metrics, indent=1) + "\n")
         self.__dict__.pop("metrics", None)
 
     def write_sentences(self, sentences: list[list[str]]) -> None:
@@ -170,7 +196,7 @@ class Run:
         write_atomic(self.path / "history.csv", lambda path: pd.DataFrame(rows).to_csv(path, index=False))
         self.__dict__.pop("history", None)
 
-    def write_predictions(self, views: dict[str, Predictions]) -> None:
+    def write_predictions(self, views: dict[str, Predictions], split: str = "test") -> None:
         """Store each view's logits in half precision, shifted so that an image's largest is 0.
 
         A constant added to an image's logits changes no probability and no prediction, also after Eq 23; near 0, where the
@@ -187,12 +213,14 @@ class Run:
             if p.classes is not None and p.rest is not None:
                 arrays |= {prefix + "classes": p.classes, prefix + "rest": (p.rest - shift).astype(np.float32)}
             arrays |= {"labels": p.labels, "scalars": np.array([p.s_v, p.s_t])}
+            if p.files is not None:
+                arrays["files"] = p.files
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
 
-        write_atomic(self.path / "predictions.npz", write)
+        write_atomic(self.file("predictions", split), write)
 
     def write_weights(self, tensors: dict[str, Tensor], backbone: str, class_names: list[str],
                       file: str = "weights.safetensors") -> None:
@@ -203,6 +231,19 @@ class Run:
         """Append one line with the time to ``log.txt``."""
         with explained(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')}  {text}\n")
+
+
+def _read_json(file: Path, missing: str) -> dict[str, Any]:
+    """A record's content; ``missing`` says what to do where there is none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(missing) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is damaged ({error}).") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not the record of a run.")
+    return content
 
 
 def find_runs(folder: Path) -> list[Run]:

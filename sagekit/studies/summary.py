@@ -23,10 +23,10 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
     """One row for each of ``sweep.results``' rows, over its finished seeds; accuracies and differences in percent, groups by
     the data set's own counts.
 
-    Columns: ``row``, ``seeds``, ``failed``, and for each of mean / all / head / medium / tail: its mean over seeds, ``_half``
-    (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and ``_p`` as in ``paired``.
-    ``definition`` and ``view`` are of the differences; the means are those of ``results``. ``bases`` names each row's base (nan
-    without one); by default it is the first row. Of several finished runs of one row and seed the first by path counts.
+    Columns: ``row``, ``seeds``, ``failed``, ``val``, and for each of mean / all / head / medium / tail: its mean over seeds,
+    ``_half`` (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and ``_p``
+    as in ``paired``. ``definition`` and ``view`` are of the differences; the means are those of ``results``. ``bases``
+    names each row's base (nan without one); by default it is the first row. Of several finished runs of one row and seed the first by path counts.
     """
     finished = results[results["status"] == "finished"].sort_values("path").drop_duplicates(["row", "seed"])
     first = results["row"].iloc[0]
@@ -37,7 +37,8 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
         base = finished[finished["row"] == bases.get(str(name))].set_index("seed")["path"]
         pairs = [(Run(base[s]), Run(p)) for s, p in zip(done["seed"], done["path"], strict=True) if s in base.index]
         found = paired(pairs, definition, view)
-        row: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum())}
+        row: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum()),
+                                  "val": done["val"].mean() if "val" in done else np.nan}
         for group in group_names():
             values = done[group].to_numpy(float) if len(done) else np.array([np.nan])
             row |= {group: values.mean(), f"{group}_half": t_half_width(values)}
@@ -87,12 +88,13 @@ def _wins(pairs: Sequence[tuple[Run, Run]], view: str) -> tuple[np.ndarray, np.n
 
 def axes_of(results: pd.DataFrame) -> pd.DataFrame:
     """The points of a sweep by the settings that its rows name ("gamma=0.1, mu=0.5"): a column for each of them (nan where a
-    row does not name it, as the preset), then ``row``, ``seeds``, ``failed``, and for mean / all / head / medium / tail the
-    mean over finished seeds and ``_half`` of its t interval. Only ``results`` is read, no run."""
+    row does not name it, as the preset), then ``row``, ``seeds``, ``failed``, the mean ``val``, and for mean / all / head /
+    medium / tail the mean over finished seeds and ``_half`` of its t interval. Only ``results`` is read, no run."""
     rows = []
     for name, part in results.groupby("row", sort=False):
         done = part[part["status"] == "finished"]
-        line: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum())}
+        line: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum()),
+                                   "val": done["val"].mean() if "val" in done else np.nan}
         for assignment in str(name).split(", "):
             key, equals, value = assignment.partition("=")
             if equals:

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -205,7 +206,8 @@ def _data(settings: DataSettings) -> DataSet:
 
 def results(points: Iterable[Point], folder: Path) -> pd.DataFrame:
     """One row a point: ``row``, ``seed``, ``status`` (finished, failed, open), ``error``, ``path``, then ``compare.table``'s
-    accuracies in percent (nan unless finished)."""
+    accuracies on the test images in percent, and ``val``: the mean over classes on the validation images, percent (nan unless
+    finished; ``val`` also where there are no such images)."""
     rows = []
     for point in points:
         run = Run(folder / point.name)
@@ -213,9 +215,46 @@ def results(points: Iterable[Point], folder: Path) -> pd.DataFrame:
         base = {"row": point.row, "seed": point.config.seed, "path": str(run.path), "error": ""}
         if run.finished:
             measured = table([run]).drop(columns=["run", "seed"]).iloc[0].to_dict()
-            rows.append({**base, "status": "finished", **measured})
+            rows.append({**base, "status": "finished", **measured, "val": _validated(run)})
         elif error.exists():
             rows.append({**base, "status": "failed", "error": error.read_text(encoding="utf-8").strip()})
         else:
             rows.append({**base, "status": "open"})
     return pd.DataFrame(rows)
+
+
+def _validated(run: Run) -> float:
+    return 100 * float(run.record("val")["results"]["single"]["mean"]["accuracy"]) if "val" in run.records else float("nan")
+
+
+def best(results: pd.DataFrame) -> tuple[str, str]:
+    """The best row of ``results`` and on which images it was chosen: ``val`` (the highest mean of ``val``), or ``test`` where
+    no run has validation images. Only rows with as many finished seeds as any other compete; of equals the first wins.
+
+    Raises ``UserError`` when nothing is finished.
+    """
+    means = _means(results)
+    if means.empty:
+        raise UserError("no run is finished, so none is the best.")
+    on = "val" if means["val"].notna().any() else "test"
+    return str(means[on].idxmax()), on
+
+
+def best_line(results: pd.DataFrame) -> str:
+    """``best``, in a sentence with the numbers on both."""
+    row, on = best(results)
+    chosen = _means(results).loc[row]
+    if on == "test":
+        return (f"no validation images: {row} is the best on the test images, so its number flatters it (chosen on the test "
+                f"images; test {chosen['test']:.1f} %)")
+    return f"best by validation images: {row} (val {chosen['val']:.1f} %, test {chosen['test']:.1f} %)"
+
+
+def _means(results: pd.DataFrame) -> pd.DataFrame:
+    """``val`` and ``test`` (percent) of the rows that may win, by name in their order."""
+    done = results[results["status"] == "finished"].drop_duplicates(["row", "seed"])
+    seeds = done.groupby("row", sort=False)["seed"].size()
+    done = done[done["row"].isin(seeds.index[seeds == seeds.max()])]
+    test = done["mean" if "mean" in done else "all"] if len(done) else done["seed"]
+    values = done.assign(val=done.get("val", np.nan), test=test)
+    return values.groupby("row", sort=False)[["val", "test"]].mean()

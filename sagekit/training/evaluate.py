@@ -1,12 +1,15 @@
-"""Measuring a model: test-set logits by view, the measures of ``metrics``, and the record of a run.
+"""Measuring a model: logits by view, the measures of ``metrics``, and the records of a run, one for each set of images.
 
-A "view" is how a test image is shown: ``single`` (resize, centre crop) or ``five_crops`` (the logits of five crops
-averaged, finding 10). Every number says which.
+A "view" is how an image is shown: ``single`` (resize, centre crop) or ``five_crops`` (the logits of five crops averaged,
+finding 10). Every number says which. A record is of certain images, and their digest is in it: the same images may be measured
+again, others get a record of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from torch import Tensor
 from ..config import WHERE, Config
 from ..data.batches import evaluation_batches
 from ..data.datasets import load_data
+from ..data.lists import read_list
+from ..data.longtail import Groups
 from ..data.splits import DataSet, Split
 from ..devices import accelerator_for, measuring_precision, precision
 from ..errors import UserError
@@ -29,7 +34,7 @@ from ..networks.heads import Features, Logits
 from ..progress import bar
 from ..runs.metrics import measure
 from ..runs.predictions import ALL, KEPT, Predictions, joined, reduced
-from ..runs.run import Run
+from ..runs.run import SPLITS, Run
 from ..version import VERSION
 from .build import load_model
 
@@ -39,14 +44,14 @@ MAY_DIFFER = WHERE | {"weights"}
 
 @torch.no_grad()
 def predict(model: Method, split: Split, config: Config, accelerator: Accelerator, ensembling: bool = False,
-            show: bool = True) -> Predictions:
-    """Logits of every image of ``split``, in order; with several processes each computes a share.
+            show: bool = True, what: str = "test") -> Predictions:
+    """Logits of every image of ``split``, in order; with several processes each computes a share. ``what`` the bar says.
 
     Five crops are averaged logit by logit, z, z_v and z_t alike. Frozen features are computed once for all runs (``frozen``).
     """
     device, processes = accelerator.device, accelerator.num_processes
     batches = evaluation_batches(split, config.views, model.image_size, device, ensembling, accelerator.process_index,
-                                 processes, config.machine.workers)
+                                 processes, config.machine.workers, model.interpolation)
     model.eval()
     show = show and accelerator.is_main_process
     backbone = model.frozen_backbone()
@@ -56,7 +61,7 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
     known = None if place is None else frozen.read(place, len(split))
     scalars = (model.scalars().get("s_v", 0.0), model.scalars().get("s_t", 0.0))
     parts = []
-    progress = bar(total=len(split), what="test, five crops" if ensembling else "test", show=show)
+    progress = bar(total=len(split), what=what + ", five crops" * ensembling, show=show)
     for crops, index in batches:
         views = [_view(model, crop, None if known is None else known[index, view].to(device), config)
                  for view, crop in enumerate(crops)]
@@ -72,7 +77,9 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
     parts = gather_object(parts)
     if place is not None and known is None and accelerator.is_main_process:
         frozen.write(place, [(index, new) for index, _, new in parts])
-    return joined([(index.numpy(), found) for index, found, _ in parts])
+    whole = joined([(index.numpy(), found) for index, found, _ in parts])
+    whole.files = None if split.paths is None else np.array(split.names(config.data.data_root))
+    return whole
 
 
 def _view(model: Method, images: Tensor, known: Tensor | None, config: Config) -> tuple[Logits, Features]:
@@ -96,39 +103,70 @@ def likeliest(model: Method, images: Tensor, class_names: Sequence[str], count: 
                          for p, c in zip(chances, classes, strict=True)])
 
 
-def record(run: Run, model: Method, data: DataSet, config: Config, accelerator: Accelerator, ensembling: bool,
-           show: bool = True, folded: bool = False) -> None:
-    """Predict the test set, measure, and write ``predictions.npz`` and ``metrics.json``."""
-    views = {"single": predict(model, data.test, config, accelerator, False, show)}
-    if ensembling:
-        views["five_crops"] = predict(model, data.test, config, accelerator, True, show)
-    if accelerator.is_main_process:
-        history = run.history
-        run.write_predictions(views)
-        run.write_metrics({
+@dataclass
+class _Measuring:
+    """What every record of a run is made with."""
+
+    run: Run
+    model: Method
+    config: Config
+    accelerator: Accelerator
+    ensembling: bool
+    show: bool
+    folded: bool
+
+    def record(self, name: str, split: Split, classes: int, groups: Mapping[str, Groups], about: dict[str, Any]) -> None:
+        """Predict ``split`` and write its predictions and its record, which opens with ``about``."""
+        views = {view: predict(self.model, split, self.config, self.accelerator, view == "five_crops", self.show, name)
+                 for view in ("single", "five_crops")[: 1 + self.ensembling]}
+        if self.accelerator.is_main_process:
+            self.run.write_predictions(views, name)
+            self.run.write_metrics({
+                **about,
+                "precision": precision(self.config.machine, self.accelerator.device),
+                "versions": {"sagekit": VERSION, "method": self.model.version, "torch": torch.__version__},
+                "folded": self.folded,
+                # Of what was stored, so that whoever reads the predictions finds the same numbers.
+                "results": {view: measure(self.run.predictions(view, name), classes, groups) for view in views},
+            }, name)
+        self.accelerator.wait_for_everyone()
+
+    def of_data(self, name: str, split: Split, data: DataSet) -> None:
+        """The record ``name`` of one of the data's splits."""
+        about = _about(name, split, self.config)
+        if name == "test":
+            about = self._about_run(data, about["digest"])
+        self.record(name, split, len(data.class_names), data.groups, about)
+
+    def _about_run(self, data: DataSet, digest: str) -> dict[str, Any]:
+        history = self.run.history
+        return {
             "data": data.name,
-            "mini_world": config.data.dataset == "world",
+            "mini_world": self.config.data.dataset == "world",
             "test_images": len(data.test),
-            "test_digest": data.test.digest(config.machine.workers),
+            "test_digest": digest,
             "class_names": data.shown_names,
             "prompt_names": data.class_names,
             "class_counts": data.class_counts.tolist(),
             "groups": {name: {group: classes.tolist() for group, classes in of.items()} for name, of in data.groups.items()},
-            "thresholds": [config.data.head_above, config.data.tail_below],
+            "thresholds": [self.config.data.head_above, self.config.data.tail_below],
             "notes": data.notes,
-            "trainable_parameters": model.parameter_counts(),
+            "trainable_parameters": self.model.parameter_counts(),
             "train_seconds": float(history["seconds"].sum()) if len(history) else 0.0,
-            "precision": precision(config.machine, accelerator.device),
-            "versions": {"sagekit": VERSION, "method": model.version, "torch": torch.__version__},
-            "folded": folded,
-            "results": {view: _measured(run.predictions(view), data) for view in views},
-        })
-    accelerator.wait_for_everyone()
+        }
 
 
-def _measured(stored: Predictions, data: DataSet) -> dict[str, Any]:
-    """The measures of what was stored, so that whoever reads the predictions finds the same numbers."""
-    return measure(stored, len(data.class_names), data.groups)
+def _about(name: str, split: Split, config: Config) -> dict[str, Any]:
+    return {"split": name, "images": len(split), "digest": split.digest(config.machine.workers)}
+
+
+def record(run: Run, model: Method, data: DataSet, config: Config, accelerator: Accelerator, show: bool = True) -> None:
+    """What a training leaves: a record of the validation images, where there are some, and then that of the test images, which
+    says that the run is finished."""
+    measuring = _Measuring(run, model, config, accelerator, config.views.ensembling, show, folded=False)
+    if data.val is not None:
+        measuring.of_data("val", data.val, data)
+    measuring.of_data("test", data.test, data)
 
 
 def check_changes(keys: Iterable[str]) -> None:
@@ -140,18 +178,71 @@ def check_changes(keys: Iterable[str]) -> None:
 
 
 def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool = False, show: bool = True,
-             **changes: Any) -> dict[str, Any]:
-    """Measure a trained run again and write its predictions and metrics; returns the metrics.
+             split: str | Path = "test", name: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Measure a trained run and write the predictions and the record of ``split``; returns the record (``Run.record``).
 
-    ``ensembling`` adds five crops (default: where the run was configured or measured so before). ``changes`` are settings of
-    this machine (``MAY_DIFFER``). Raises ``UserError`` for others, and when the run's weights do not fit. """
+    ``split``: train, val or test of the run's own data, or an image list ("path label" a line, labels as the run's classes,
+    paths relative to data_root). ``name``: of the record; a split's is its own, a list's its file's, without suffix.
+    ``ensembling`` adds five crops (default: where the run was configured, or the record made, so). ``changes`` are settings of
+    this machine (``MAY_DIFFER``). Raises ``UserError`` for others, when the run's weights do not fit, and when the record would
+    replace one of other images.
+    """
     run = run if isinstance(run, Run) else Run(run)
     check_changes(changes)
     config = run.config.changed(**changes) if changes else run.config
-    data = load_data(config.data)
+    data = load_data(config.data, config.machine.workers, show) if str(split) in SPLITS else None
+    images = _listed(run, Path(split), config) if data is None else _own(run, str(split), data)
+    class_names = run.metrics["prompt_names"] if data is None else data.class_names
+    name = _record_name(run, str(split), name)
+    _same_images(run, name, images, config)
     accelerator = accelerator_for(config.machine)
-    model = load_model(run, data.class_names, None, folded, accelerator.device, config)
+    model = load_model(run, class_names, None, folded, accelerator.device, config)
     if ensembling is None:
-        ensembling = config.views.ensembling or (run.finished and "five_crops" in run.metrics["results"])
-    record(run, model, data, config, accelerator, ensembling, show, folded)
-    return run.metrics
+        ensembling = config.views.ensembling or (name in run.records and "five_crops" in run.record(name)["results"])
+    measuring = _Measuring(run, model, config, accelerator, ensembling, show, folded)
+    if data is None:
+        groups = {definition: run.groups(definition) for definition in run.metrics["groups"]}
+        measuring.record(name, images, len(class_names), groups, _about(name, images, config))
+    else:
+        measuring.of_data(name, images, data)
+    return run.record(name)
+
+
+def _own(run: Run, split: str, data: DataSet) -> Split:
+    """One of the run's own splits."""
+    if split not in data.splits:
+        raise UserError(f"{run.path} has no validation images: its data names none. Train with val_share (or val_list, or "
+                        "a folder val), or name an image list.")
+    if run.finished and run.metrics["prompt_names"] != data.class_names:
+        raise UserError(f"{run.path} and the data have other classes; name the run's own data with --data-root.")
+    return data.splits[split]
+
+
+def _listed(run: Run, file: Path, config: Config) -> Split:
+    """The images of a list, in the run's own classes."""
+    root = config.data.data_root
+    if not file.is_file() and not (root / file).is_file():
+        raise UserError(f"there is no split '{file}', and no image list of that name; splits are {', '.join(SPLITS)}.")
+    file = file if file.is_file() else root / file
+    images, _ = read_list(file.resolve(), root)
+    classes = len(run.metrics["class_names"])
+    if (highest := int(images.labels.max())) >= classes:
+        raise UserError(f"{file} has the label {highest}; the run has {classes} classes, 0..{classes - 1}.")
+    return images
+
+
+def _record_name(run: Run, split: str, name: str | None) -> str:
+    """``name``, or what a split's record is called without one."""
+    chosen = name or (split if split in SPLITS else Path(split).stem)
+    if chosen in SPLITS and chosen != split:
+        raise UserError(f"'{chosen}' is the record of the run's own {chosen} images; choose another with --name.")
+    if not re.fullmatch(r"\w[\w.-]*", chosen):
+        raise UserError(f"'{chosen}' is no name for a record: letters, digits, '.', '_' and '-' make one; say --name NAME.")
+    return chosen
+
+
+def _same_images(run: Run, name: str, images: Split, config: Config) -> None:
+    """Raise ``UserError`` where the record ``name`` is there and is of other images."""
+    if name in run.records and run.record(name)["digest"] != images.digest(config.machine.workers):
+        raise UserError(f"{run.file('metrics', name)} is of other images and is not overwritten; give this record a name of "
+                        "its own with --name NAME.")

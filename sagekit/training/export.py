@@ -1,7 +1,10 @@
-"""A folded network that leaves Python: ONNX; images float (B, 3, S, S) in 0..1 go in, logits of Eq 23 (B, C) come out."""
+"""A run's network that leaves Python: ONNX; images float (B, 3, S, S) in 0..1 go in, the logits (B, C) that the run predicts
+with come out. Pixels are normalised inside."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import warnings
 from pathlib import Path
@@ -27,25 +30,32 @@ class _Predicted(nn.Module):
         return self.model.logits(images).prediction
 
 
-def export_onnx(path: Path) -> Path:
-    """Write ``folded.onnx`` beside a run's ``folded.safetensors``, for any batch size; the class names are in its metadata.
+def export_onnx(path: Path, folded: bool = False) -> Path:
+    """Write ``model.onnx`` into a run of any method, or, from what ``sagekit fold`` wrote, ``folded.onnx``; for any batch size.
 
-    Raises ``UserError`` when the run is not folded yet or the packages for ONNX are missing.
+    Its metadata: ``class_names`` (JSON, in the logits' order), ``image_size`` (S) and ``images`` (what goes in). Raises
+    ``UserError`` when the packages for ONNX are missing, and when the network has a part that ONNX cannot hold.
     """
     try:
         import onnxscript  # noqa: F401 (torch needs it, and says so late)
     except ImportError:
         raise UserError("ONNX export needs two packages: pip install onnx onnxscript.") from None
     run = Run(path)
-    names = run.metrics["prompt_names"]
-    model = load_model(run, names, folded=True).eval()
+    model = load_model(run, run.metrics["prompt_names"], folded=folded).eval().requires_grad_(False)
     example = torch.zeros(2, 3, model.image_size, model.image_size)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(_Predicted(model).eval(), (example,), input_names=["images"], output_names=["logits"],
-                                    dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # it prints whole graphs
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(_Predicted(model).eval(), (example,), input_names=["images"], output_names=["logits"],
+                                        dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:120]
+        raise UserError(f"the network of {run.config.method} cannot be exported to ONNX ({reason}).") from error
     assert program is not None
-    program.model.metadata_props["class_names"] = json.dumps(names)
-    out = run.path / "folded.onnx"
+    side = model.image_size
+    program.model.metadata_props.update({
+        "class_names": json.dumps(run.metrics["class_names"]), "image_size": str(side),
+        "images": f"float32 (B, 3, {side}, {side}), RGB in 0..1; the network normalises them itself"})
+    out = run.path / ("folded.onnx" if folded else "model.onnx")
     write_atomic(out, lambda file: program.save(str(file), external_data=False))
     return out

@@ -40,7 +40,8 @@ def fold_run(path: Path) -> Folding:
     assert isinstance(model, Sage)
     assert model.net.adapters is not None
     cpu = torch.device("cpu")
-    (images,), _ = next(evaluation_batches(data.test, run.config.views, model.image_size, cpu, False, workers=0))
+    (images,), _ = next(evaluation_batches(data.test, run.config.views, model.image_size, cpu, False,
+                                           interpolation=model.interpolation))
     before, parameters = model.logits(images).prediction, count(model.net.adapters)
     model.fold()
     run.write_weights(model.trained(), run.config.network.backbone, data.class_names, "folded.safetensors")

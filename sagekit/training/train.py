@@ -28,12 +28,13 @@ from .. import methods
 from ..config import WHERE, Config
 from ..data.batches import Batch, step_generator, steps_per_epoch, train_batches
 from ..data.datasets import load_data
+from ..data.names import CLASS_NAMES_FILE
 from ..data.splits import DataSet
 from ..devices import accelerator_for, compiler_explained, precision, training_precision
 from ..errors import UserError
 from ..files import write_atomic
 from ..methods import Method, Now, Stage
-from ..networks.backbone import Backbone
+from ..networks.backbone import Backbone, load_backbone
 from ..progress import bar
 from ..runs.run import Run
 from . import stage_ends
@@ -78,8 +79,17 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     if resume and run.finished:
         return run
     accelerator = accelerator_for(config.machine)
-    data = data or load_data(config.data)
+    show = show and accelerator.is_main_process
+    if config.network.weights is not None and not config.network.weights.is_file():  # said before the images are read
+        raise UserError(f"no weight file at {config.network.weights}.")
+    data = data or load_data(config.data, config.machine.workers, show)
+    if show and data.train.paths is not None:
+        print("\n".join(data.summary()), file=sys.stderr)
     _check(config, data, accelerator.num_processes)
+    if backbone is None and methods.load(config.method).needs == "clip":
+        backbone = load_backbone(config.network)
+    if show and data.train.paths is not None and backbone is not None and backbone.notes:
+        print("\n".join(backbone.notes), file=sys.stderr)
     model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist(), data.sentences)
     for number, stage in enumerate(config.stages[:1]):  # before anything is written
         _trained_in(model, stage, config.method, number)
@@ -87,6 +97,10 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
         run.write_config(config)
         if data.sentences is not None:
             run.write_sentences(data.sentences)
+        for line in data.summary():
+            run.log(line)
+        for line in () if backbone is None else backbone.notes:
+            run.log(line)
         run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
                 f"process(es), device {accelerator.device}, {precision(config.machine, accelerator.device)}")
     if config.machine.compile:
@@ -97,7 +111,7 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     if accelerator.is_main_process and config.stages:
         run.write_weights(model.trained(), config.network.backbone, data.class_names)
     accelerator.wait_for_everyone()
-    record(run, model, data, config, accelerator, config.views.ensembling, show)
+    record(run, model, data, config, accelerator, show)
     if accelerator.is_main_process:
         (run.path / "state.pt").unlink(missing_ok=True)
         run.log("finished")
@@ -118,6 +132,10 @@ def _check_folder(run: Run, config: Config, resume: bool) -> None:
 def _check(config: Config, data: DataSet, processes: int) -> None:
     """What the trainer can refuse before anything is built."""
     method, stages, accumulate = methods.load(config.method), config.stages, config.machine.accumulate
+    if data.wordless and method.needs == "clip":
+        raise UserError(f"{len(data.wordless)} class(es) have no name that a text can say, such as '{data.wordless[0]}', and "
+                        f"{config.method} reads names; write {config.data.data_root / CLASS_NAMES_FILE}, a line 'folder name' "
+                        "for each.")
     if processes > 1 and method.one_process:
         raise UserError(f"method {config.method} runs in one process ({method.one_process}); start it without accelerate.")
     for number, stage in enumerate(stages):
@@ -129,9 +147,6 @@ def _check(config: Config, data: DataSet, processes: int) -> None:
         if stage.batch_size % (processes * accumulate):
             raise UserError(f"batch_size {stage.batch_size} cannot be dealt evenly to {processes} process(es) x {accumulate} "
                             f"part(s); choose a multiple of {processes * accumulate}.")
-        if data.train.images is None and any(view.draw == "shift" for view in stage.views):
-            raise UserError(f"method {config.method} shifts images of one size that are held in memory (CIFAR-100, the mini "
-                            "world); for files use --set view=crop.")
 
 
 def _fit(run: Run, model: Method, data: DataSet, config: Config, accelerator: Accelerator, show: bool) -> None:
@@ -141,7 +156,7 @@ def _fit(run: Run, model: Method, data: DataSet, config: Config, accelerator: Ac
     parts = accelerator.num_processes * config.machine.accumulate
     steps = [steps_per_epoch(len(data.train), stage, parts) for stage in config.stages for _ in range(stage.epochs)]
     progress = bar(total=sum(steps), what=config.method, initial=sum(steps[: state.epoch]),
-                   show=show and accelerator.is_main_process)
+                   show=show)
     loop = _Loop(run, model, data, config, accelerator, progress)
     before = 0
     for number, stage in enumerate(config.stages):

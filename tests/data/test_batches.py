@@ -200,3 +200,15 @@ def test_the_first_images_of_each_class():
     first = split.first_of_each(2)
     assert first.labels.tolist() == [0, 1, 1, 2]
     assert first.images.flatten().tolist() == [1, 0, 2, 4]
+
+
+@pytest.mark.parametrize("ensembling", [False, True])
+def test_test_views_are_resized_as_the_model_was_trained(photos, data, ensembling):
+    """Files and images in memory, in every view."""
+    few = Split(data.test.labels[:4], data.test.images[:4])
+    settings = ViewSettings(test_resize=56)
+    for split in (photos, few):
+        cubic, linear, default = (next(evaluation_batches(split, settings, 48, CPU, ensembling, **how))[0]
+                                  for how in ({"interpolation": "bicubic"}, {"interpolation": "bilinear"}, {}))
+        assert all(torch.equal(a, b) for a, b in zip(linear, default, strict=True))
+        assert not any(torch.allclose(a, b, atol=0.01) for a, b in zip(linear, cubic, strict=True))

@@ -5,7 +5,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from open_clip import transform
+from PIL import Image, ImageCms
 from torchvision.transforms import v2
 
 from sagekit import UserError, load_data
@@ -134,8 +135,164 @@ def test_an_upload_is_checked(tmp_path):
         Image.new("RGB", size, "red").save(file, kind)
         return file.getvalue()
 
-    assert decode_upload(content("PNG"), "a.png").shape == (3, 30, 20)
-    for bad, reason in ((b"no image", "not an image"), (content("PNG")[:40], "damaged"), (content("TIFF"), "not an image"),
+    for kind in photos.UPLOAD_FORMATS:
+        assert decode_upload(content(kind), "a").shape == (3, 30, 20)
+    for bad, reason in ((b"no image", "not an image"), (content("PNG")[:40], "damaged"), (content("PPM"), "not an image"),
                         (bytes(10_000_001), "at most 10 MB"), (content("PNG", (8000, 8000)), "8000 x 8000 pixels")):
         with pytest.raises(UserError, match=reason):
             decode_upload(bad, "a.png")
+
+
+def saved(path, pixels, **options):
+    """``pixels`` (H, W), (H, W, 2), (H, W, 3) or (H, W, 4), or a PIL image, as a file."""
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.asarray(pixels))).save(path, **options)
+    return path
+
+
+def grey(path):
+    """The file's grey levels as rows."""
+    found = photos.decoded(path)
+    assert found.dtype == torch.uint8
+    assert found.shape[0] == 3
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    return found[0].tolist()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bit_grey_is_scaled_by_65535(tmp_path, suffix):
+    values = np.array([[0, 257, 25700], [32768, 65278, 65535]], dtype=np.uint16)
+    assert grey(saved(tmp_path / f"a.{suffix}", values)) == [[0, 1, 100], [128, 254, 255]]
+
+
+def test_16_bit_big_endian_grey(tmp_path):
+    image = Image.frombytes("I;16B", (3, 1), np.array([0, 25700, 65535], dtype=">u2").tobytes())
+    assert grey(saved(tmp_path / "a.tiff", image)) == [[0, 100, 255]]
+
+
+@pytest.mark.parametrize(("values", "levels"), [
+    (np.array([[0, 25700, 65535]], dtype=np.int32), [0, 100, 255]),
+    (np.array([[-100, 0, 155]], dtype=np.int32), [0, 100, 255]),
+    (np.array([[1_000_000, 1_200_000, 1_500_000]], dtype=np.int32), [0, 102, 255]),
+    (np.array([[0, 0.2, 1]], dtype=np.float32), [0, 51, 255]),
+    (np.array([[0.2, 0.2, 0.2]], dtype=np.float32), [51, 51, 51]),
+    (np.array([[-5, 0, 5]], dtype=np.float32), [0, 128, 255]),
+    (np.array([[100, 180, 300]], dtype=np.float32), [0, 102, 255]),
+    (np.array([[float("nan"), 0.4, 1]], dtype=np.float32), [0, 102, 255]),
+    (np.array([[float("inf"), 0.4, -float("inf")]], dtype=np.float32), [0, 102, 0]),
+    (np.array([[7, 7, 7]], dtype=np.float32), [0, 0, 0]),
+])
+def test_whole_numbers_and_floats_are_scaled_by_their_range(tmp_path, values, levels):
+    assert grey(saved(tmp_path / "a.tiff", values)) == [levels]
+
+
+UPRIGHT = np.zeros((16, 32, 3), dtype=np.uint8)
+UPRIGHT[:8, :16], UPRIGHT[:8, 16:], UPRIGHT[8:, :16] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+LIES = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.transpose(1, 0, 2),
+        6: np.rot90, 7: lambda a: np.rot90(a.transpose(1, 0, 2), 2), 8: lambda a: np.rot90(a, -1)}
+"""How a camera stores what is upright, by the orientation that it writes."""
+
+
+@pytest.mark.parametrize("orientation", LIES)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_pictures_are_turned_as_exif_says(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[photos.ORIENTATION] = orientation
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    path = saved(tmp_path / f"a.{kind}", np.ascontiguousarray(LIES[orientation](UPRIGHT)), format=kind, exif=exif, **options)
+    upright = torch.from_numpy(UPRIGHT).permute(2, 0, 1)
+    shown = [photos.decoded(path), decode_upload(path.read_bytes(), "a")]
+    shown += [(255 * photos.evaluation_views(path, 16, ViewSettings(test_resize=16), False)[0]).byte()]
+    for found, exact in zip(shown, (upright, upright, upright[:, :, 8:24]), strict=True):
+        assert found.shape == exact.shape
+        assert (found.int() - exact.int()).abs().max() <= 3
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_training_crops_are_drawn_from_the_upright_picture(tmp_path, orientation, decoded):
+    """The same draws of a large photograph, stored upright and stored turned (and decoded at an eighth)."""
+    stored, exif = scene(901, 1203), Image.Exif()
+    exif[photos.ORIENTATION] = orientation
+    saved(tmp_path / "turned.jpg", np.ascontiguousarray(LIES[orientation](np.asarray(stored))), quality=95, exif=exif)
+    saved(tmp_path / "upright.jpg", stored, quality=95)
+    for seed in range(3):
+        a, b = (photos.train_views(tmp_path / name, 48, (views.crop,), ViewSettings(), torch.Generator().manual_seed(seed))[0]
+                for name in ("turned.jpg", "upright.jpg"))
+        assert (a.float() - b.float()).abs().mean() < 3
+    assert all(min(size) < 901 for size in decoded)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_leaves_the_picture_as_it_is(tmp_path):
+    saved(tmp_path / "a.jpg", UPRIGHT, quality=95, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    assert photos.decoded(tmp_path / "a.jpg").shape == (3, 16, 32)
+
+
+def test_transparency_is_composed_onto_white(tmp_path):
+    alpha = np.array([[0, 51, 255]], dtype=np.uint8)
+    rgba = np.dstack([np.full((1, 3), v, dtype=np.uint8) for v in (200, 100, 0)] + [alpha])
+    shown = photos.decoded(saved(tmp_path / "rgba.png", rgba))[:, 0]
+    assert shown.tolist() == [[255, 244, 200], [255, 224, 100], [255, 204, 0]]
+    assert grey(saved(tmp_path / "la.png", np.dstack([np.full((1, 3), 100, dtype=np.uint8), alpha]))) == [[255, 224, 100]]
+    palette = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), "P")
+    palette.putpalette([10, 20, 30, 0, 0, 0, 70, 80, 90])
+    opaque = [[10, 0, 70], [20, 0, 80], [30, 0, 90]]
+    seen = [[10, 255, 70], [20, 255, 80], [30, 255, 90]]
+    assert photos.decoded(saved(tmp_path / "p.png", palette))[:, 0].tolist() == opaque
+    for name in ("hole.png", "hole.gif"):
+        assert photos.decoded(saved(tmp_path / name, palette, transparency=1))[:, 0].tolist() == seen
+    assert photos.decoded(saved(tmp_path / "many.png", palette, transparency=bytes([255, 0, 255])))[:, 0].tolist() == seen
+    black = saved(tmp_path / "rgb.png", np.array([[[0, 0, 0], [9, 9, 9]]], dtype=np.uint8), transparency=(0, 0, 0))
+    assert grey(black) == [[255, 9]]
+    assert grey(saved(tmp_path / "16.png", np.array([[0, 25700]], dtype=np.uint16), transparency=0)) == [[255, 100]]
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    for name in ("a.gif", "a.png", "a.webp", "a.tiff"):
+        options = {"lossless": True} if name.endswith("webp") else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        with Image.open(tmp_path / name) as file:
+            assert file.n_frames == 3
+        assert photos.decoded(tmp_path / name)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_colour_profile_changes_nothing(tmp_path):
+    pixels = np.full((4, 4, 3), (200, 100, 50), dtype=np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    assert torch.equal(photos.decoded(saved(tmp_path / "a.png", pixels, icc_profile=profile)),
+                       photos.decoded(saved(tmp_path / "b.png", pixels)))
+
+
+def test_all_doors_see_the_same_picture(tmp_path):
+    """16-bit grey in training, test and upload."""
+    path = saved(tmp_path / "a.png", np.full((48, 48), 25700, dtype=np.uint16))
+    (train,) = photos.train_views(path, 48, (views.crop,), ViewSettings(), torch.Generator().manual_seed(0))
+    (shift,) = photos.train_views(path, 48, (views.shift,), ViewSettings(), torch.Generator().manual_seed(0))
+    assert train.unique().tolist() == [100]
+    assert shift.max() == 100
+    assert (255 * photos.evaluation_views(path, 48, ViewSettings(), True)).round().unique().tolist() == [100]
+    assert decode_upload(path.read_bytes(), "a.png").unique().tolist() == [100]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "half.png"
+    saved(path, scene(60, 70))
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(UserError, match=r"half\.png is damaged") as error:
+        photos.decoded(path)
+    assert "\n" not in str(error.value)
+
+
+def test_bicubic_test_views_are_open_clip_s(tmp_path):
+    """open_clip's own transform of the same file, which Pillow resizes; ours is within a level."""
+    for height, width in ((60, 70), (30, 41)):
+        path = saved(tmp_path / "a.png", scene(height, width))
+        theirs = transform.image_transform_v2(transform.PreprocessCfg(48, mean=(0,) * 3, std=(1,) * 3), is_train=False)
+        exact = theirs(Image.open(path))
+        settings = ViewSettings(test_resize=48)
+        cubic, linear = (photos.evaluation_views(path, 48, settings, False, kind)[0] for kind in ("bicubic", "bilinear"))
+        memory = views.centre_view(whole(path)[None], 48, settings, "bicubic")[0]
+        assert 255 * (cubic - exact).abs().max() < 1.5
+        assert 255 * (memory - exact).abs().mean() < 0.5  # at an edge Pillow cuts off what overshoots between its two passes
+        assert 255 * (linear - exact).abs().max() > 5

@@ -108,26 +108,6 @@ def test_wrong_backbones_are_one_line(changes, message):
         load_backbone(Config.preset("cifar100-lt-100", **changes).network)
 
 
-def test_no_network_and_no_weights(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def offline(*args, **kwargs):
-        raise OSError("network is unreachable")
-
-    monkeypatch.setattr(open_clip, "create_model", offline)
-    with pytest.raises(UserError, match=r"could not be downloaded.*--set weights=FILE"):
-        load_backbone(Config.preset("cifar100-lt-100").network)
-
-
-def test_local_weights_as_safetensors_and_state_dict(tmp_path, backbone):
-    state = backbone.clip.state_dict()
-    state["logit_scale"] = torch.tensor(1.25)
-    save_file(state, tmp_path / "w.safetensors")
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "w.pt")
-    for name in ("w.safetensors", "w.pt"):
-        assert load_backbone(small(weights=tmp_path / name).network).clip.logit_scale.item() == 1.25
-
-
 def test_weights_of_another_architecture(tmp_path):
     save_file({"visual.proj": torch.zeros(3, 3)}, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="does not fit mini"):

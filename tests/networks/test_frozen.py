@@ -107,6 +107,23 @@ def test_another_normalisation_of_pixels_is_another_file(folder, backbone, attri
     assert place(other, SPLIT) != place(backbone, SPLIT)
 
 
+def test_another_resizing_of_test_images_is_another_file(folder, backbone, split):
+    """And what is computed is of the images so resized."""
+    cubic = copy.deepcopy(backbone)
+    cubic.interpolation = "bicubic"
+    views = small(test_resize=56).views
+    linear_f, cubic_f = (features(net, split, test_resize=56)[:, 0].clone() for net in (backbone, cubic))
+    assert len(list(folder.glob("images-*"))) == 2
+    assert not torch.allclose(linear_f, cubic_f, atol=1e-3)
+    torch.testing.assert_close(cubic_f, backbone.features(centre_view(split.images, 48, views, "bicubic")))
+
+
+def test_the_same_weights_under_another_activation_are_another_file(folder, backbone):
+    other = copy.deepcopy(backbone)
+    other.quick_gelu = True
+    assert place(other, SPLIT) != place(backbone, SPLIT)
+
+
 def test_a_damaged_file_is_made_again(folder, backbone, split):
     first = features(backbone, split).clone()  # it is mapped from the file
     (file,) = folder.glob("images-*")

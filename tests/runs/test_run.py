@@ -14,7 +14,8 @@ def copy(runs, tmp_path):
 
 
 def test_a_run_holds_what_the_design_says(runs):
-    files = {"config.yaml", "metrics.json", "history.csv", "predictions.npz", "weights.safetensors", "log.txt"}
+    files = {"config.yaml", "metrics.json", "history.csv", "predictions.npz", "weights.safetensors", "log.txt",
+             "metrics-val.json", "predictions-val.npz"}
     assert {p.name for p in runs["sage"].path.iterdir()} == files
     assert {p.name for p in runs["zero_shot"].path.iterdir()} == files - {"history.csv", "weights.safetensors"}
 

@@ -1,15 +1,10 @@
-import json
 import shutil
 
-import numpy as np
 import pytest
-import torch
 
 import sagekit as sk
 from sagekit import Run, UserError
 from sagekit.cli import main
-from sagekit.data.batches import single_views
-from sagekit.training.export import export_onnx
 from sagekit.training.fold import fold_run
 
 
@@ -44,21 +39,3 @@ def test_the_command_says_so_with_onnx_too(runs, capsys):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         fold_run(tmp_path)
-
-
-@pytest.mark.slow
-def test_onnx_runtime_answers_with_the_same_classes(runs, tmp_path, data):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path = shutil.copytree(runs["sage"].path, tmp_path / "sage")
-    with pytest.raises(UserError, match="no weight file"):
-        export_onnx(path)
-    fold_run(path)
-    file = export_onnx(path)
-    pixels, _ = single_views(data.test, Run(path).config.views, 48)
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    answers = np.concatenate([session.run(None, {"images": part.numpy()})[0] for part in pixels.split(50)])
-    with torch.no_grad():
-        expected = sk.load_model(Run(path), data.class_names, folded=True).eval().logits(pixels).prediction.numpy()
-    np.testing.assert_array_equal(answers.argmax(1), expected.argmax(1))
-    np.testing.assert_allclose(answers, expected, atol=1e-3)
-    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == data.class_names

@@ -287,7 +287,8 @@ def test_zero_shot_trains_nothing(runs, data, backbone):
     run = runs["zero_shot"]
     with pytest.raises(UserError, match=r"'epochs' is a setting of .*, not of zero_shot"):
         small("zero_shot", epochs=1)
-    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "log.txt", "metrics.json", "predictions.npz"]
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "config.yaml", "log.txt", "metrics-val.json", "metrics.json", "predictions-val.npz", "predictions.npz"]
     assert run.metrics["trainable_parameters"] == {}
     assert len(run.history) == 0
     fresh = sk.build_model(run.config, data.class_names, backbone).eval()
@@ -365,7 +366,7 @@ def test_an_uneven_tail_is_counted_once(tmp_path, runs):
 def test_waiting_for_images_is_measured_and_said(tmp_path, monkeypatch, backbone, capsys):
     for name in ("plain circle", "plain star"):
         for split in ("train", "test"):
-            write_images(tmp_path / "photos" / split / name, 8)
+            write_images(tmp_path / "photos" / split / name, 8, size=80)
 
     def slow(*arguments):
         time.sleep(0.2)
