@@ -16,11 +16,11 @@ from torch import nn
 
 from sagekit import Backbone, Config, Method, build_model
 from sagekit.data.batches import Batch
+from sagekit.data.longtail import GROUPS
 from sagekit.devices import training_precision
 from sagekit.methods import Now
 from sagekit.methods._stages import Texts
 from sagekit.runs.compare import t_half_width
-from sagekit.runs.metrics import group_names
 from sagekit.studies.sweep import over_seeds, run_points
 
 
@@ -37,7 +37,7 @@ def accuracy_table(results: pd.DataFrame, compared_with: dict[str, str]) -> str:
     frames = {str(name): frame for name, frame in results.groupby("row", sort=False)}
     rows = []
     for name, frame in frames.items():
-        row = {"": name, **{g: _cell(frame[g].to_numpy()) for g in group_names()}}
+        row = {"": name, **{g: _cell(frame[g].to_numpy()) for g in ("all", *GROUPS)}}
         base = compared_with.get(name)
         for g in ("all", "tail") if compared_with else ():
             row[f"{g}: difference"] = "" if base is None else f"{_difference(frame, frames[base], g)} (to {base})"

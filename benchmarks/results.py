@@ -17,8 +17,8 @@ import pandas as pd
 from common import markdown
 
 from sagekit import paper
+from sagekit.data.longtail import GROUPS
 from sagekit.files import write_text
-from sagekit.runs.metrics import group_names
 from sagekit.runs.run import Run
 from sagekit.studies.study import FIG_7, FIG_8, rows_of
 from sagekit.studies.summary import save, summary
@@ -96,7 +96,7 @@ def printed(table: int | None, name: str) -> str:
     name = "CE + CF" if name in READINGS else name
     frame = paper.table(table)
     found = frame[(frame["system"] == name) & (frame["dataset"] == DATASET)].to_dict("records")
-    return " / ".join(f"{found[0][g]:.1f}" for g in group_names()) if found else ""
+    return " / ".join(f"{found[0][g]:.1f}" for g in ("all", *GROUPS)) if found else ""
 
 
 def table_section(study: str, results: pd.DataFrame, usual: pd.DataFrame) -> str:
@@ -107,7 +107,7 @@ def table_section(study: str, results: pd.DataFrame, usual: pd.DataFrame) -> str
     for row in frame.to_dict("records"):
         name = str(row["row"])
         base = PAIRS[study].get(name, "") if study in PAIRS else first if name != first else ""
-        rows.append({"": name, **{f"{g} %": cell(row, g) for g in group_names()}, "against": base,
+        rows.append({"": name, **{f"{g} %": cell(row, g) for g in ("all", *GROUPS)}, "against": base,
                      "all": difference(row, "all"), "tail": difference(row, "tail"),
                      "paper: all / head / medium / tail": printed(number, name)})
     seconds = results.groupby("row", sort=False)["seconds"].mean()
@@ -119,7 +119,7 @@ def table_section(study: str, results: pd.DataFrame, usual: pd.DataFrame) -> str
 
 def readings(frame: pd.DataFrame) -> str:
     """Which tau of "CE + CF" is nearer to the published gain over CE."""
-    groups, table = group_names(), paper.table(7)
+    groups, table = ("all", *GROUPS), paper.table(7)
     own = table[table["dataset"] == DATASET].set_index("system")
     published = {g: own.loc["CE + CF", g] - own.loc["CE", g] for g in groups}
     measured_rows = [row for row in frame.to_dict("records") if row["row"] in READINGS]

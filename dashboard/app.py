@@ -13,8 +13,9 @@ from sagekit import plots  # noqa: F401 (loaded with the server)
 from sagekit.runs import listing  # noqa: F401
 from sagekit.studies import summary  # noqa: F401
 
-PAGES = (("overview", "Overview"), ("compare", "Compare"), ("images", "Images"), ("what_if", "What if"),
-         ("embeddings", "Embeddings"), ("sweeps", "Sweeps"), ("training", "Training"), ("paper", "Paper"))
+PAGES = (("overview", "Overview"), ("compare", "Compare"), ("measures", "Measures"), ("images", "Images"),
+         ("what_if", "What if"), ("embeddings", "Embeddings"), ("sweeps", "Sweeps"), ("training", "Training"),
+         ("paper", "Paper"))
 
 
 def show() -> None:

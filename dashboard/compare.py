@@ -10,10 +10,10 @@ from sagekit import plots
 from sagekit.data.longtail import GROUPS
 from sagekit.runs import compare, listing
 from sagekit.runs.metrics import group_names
-from sagekit.runs.run import VIEWS, Run
-from sagekit.studies.summary import PAIRED, summary
+from sagekit.runs.run import Run
+from sagekit.studies.summary import PAIRED, corrected, summary
 
-P_VALUES = {"p": st.column_config.NumberColumn("p (exact McNemar)", format="%.3f"),
+P_VALUES = {"p": st.column_config.NumberColumn("p", format="%.3f"), "test": "p by",
             "p_holm": st.column_config.NumberColumn("p (Holm)", format="%.3f")}
 
 
@@ -32,8 +32,10 @@ def _wide(names: list[str], view: str, definition: str) -> tuple[pd.DataFrame, p
         long.append(frame.assign(run=name))
         wide.append({"row": name} | {f"{r['group']}_{end}": r[end] for r in frame.to_dict("records")
                                      for end in ("difference", "low", "high")})
-    return pd.concat(long), pd.DataFrame(wide).reindex(columns=["row", *(f"{g}_{e}" for g in group_names()
-                                                                         for e in ("difference", "low", "high"))])
+    groups = group_names(shared.balanced(base))
+    shown = pd.concat(long)
+    return shown[shown["group"].isin(groups)], pd.DataFrame(wide).reindex(columns=["row", *(
+        f"{g}_{e}" for g in groups for e in ("difference", "low", "high"))])
 
 
 def _runs(names: list[str]) -> None:
@@ -44,21 +46,23 @@ def _runs(names: list[str]) -> None:
         return
     runs = [shared.run(name) for name in chosen]
     compare.check_comparable(runs)
-    view, definition = shared.view_and_groups([v for v in VIEWS if all(v in run.metrics["results"] for run in runs)])
+    view, definition = shared.view_and_groups(*shared.in_all(runs))
     shown = compare.table(runs, view, definition)
+    groups = group_names(shared.balanced(runs[0]))
     st.caption(shared.said(runs[0], view, definition))
     left, right = st.columns(2)
     with left:
         shared.figure(plots.group_bars(shown, "Top-1, with 95 % Wilson intervals over test images", "run"), "groups", shown)
     long, wide = _wide(chosen, view, definition)
     with right:
-        shared.figure(plots.differences(wide, f"Against {chosen[0]}, the same test images", groups_shown=group_names()),
+        shared.figure(plots.differences(wide, f"Against {chosen[0]}, the same test images", groups_shown=groups),
                       "differences", long)
-    shared.table(long[["run", "group", "difference", "low", "high", "p", "p_holm", "images"]], "tests", column_config={
+    shared.table(long[["run", "group", "difference", "low", "high", "p", "p_holm", "test", "images"]], "tests", column_config={
         "difference": st.column_config.NumberColumn("difference (points)", format="%+.1f"),
         "low": shared.percent("95 % from"), "high": shared.percent("to"), "images": "test images", **P_VALUES})
-    st.caption("95 %: paired bootstrap over test images. Holm: corrected for the groups of one run, not for several runs. One "
-               "run a method says nothing of other seeds.")
+    st.caption("95 %: paired bootstrap over test images. p: exact McNemar where images weigh the same, random signs where "
+               "they do not. Holm: corrected for the groups of one run, not for several runs. One run a method says nothing of "
+               "other seeds.")
     others = chosen[1:]
     other = others[0] if len(others) == 1 else st.selectbox("Look closer at", others, key="other", **shared.LINK)
     _closer(chosen[0], other, view, definition)
@@ -78,7 +82,7 @@ def _closer(base: str, other: str, view: str, definition: str) -> None:
                                         "difference": st.column_config.NumberColumn("points", format="%+.1f")})
             st.page_link("images.py", label=f"Images of {part['name'].iloc[0]}", icon=":material/image:", query_params={
                 "folder": st.session_state["folder"], "first": base, "second": other, "class": part["name"].iloc[0]})
-    st.caption(f"Holm: corrected for all {len(classes)} classes.")
+    st.caption(f"p: exact McNemar. Holm: corrected for all {len(classes)} classes.")
     confused = compare.confusions(shared.run(base), shared.run(other), view)
     for place, title, part in ((left, "Confusions that grew", confused[confused["change"] > 0]),
                                (right, "Confusions that shrank", confused[confused["change"] < 0])):
@@ -110,12 +114,13 @@ def _methods(lines: pd.DataFrame) -> None:
         return
     runs = by_name[first] + by_name[second]
     compare.check_comparable(runs)
-    view, definition = shared.view_and_groups([v for v in VIEWS if all(v in run.metrics["results"] for run in runs)])
+    view, definition = shared.view_and_groups(*shared.in_all(runs))
     shown = listing.shown(lines, view, definition).assign(row=None)
     for name in (first, second):
         shown.loc[shown["run"].isin([run.name for run in by_name[name]]), "row"] = name
     shown = shown.dropna(subset="row").sort_values("row", key=lambda rows: rows != first, kind="stable")
-    means = summary(shown, {second: first}, definition, view)
+    groups = group_names(shared.balanced(runs[0]))
+    means = corrected(summary(shown, {second: first}, definition, view), groups)
     pairs = len(_seeds(by_name[first]) & _seeds(by_name[second]))
     again = len(runs) - len(_seeds(by_name[first])) - len(_seeds(by_name[second]))
     st.caption(f"{shared.said(runs[0], view, definition)} {pairs} seed(s) in both."
@@ -125,12 +130,14 @@ def _methods(lines: pd.DataFrame) -> None:
         **{f"{g}_half": means[f"{g}_half"].fillna(0) for g in GROUPS})
     shared.figure(plots.group_bars(drawn, "Mean top-1 with 95 % t intervals over seeds"), "method-groups", means)
     found = means[means["row"] == second].iloc[0]
-    tests = pd.DataFrame([{"group": g, **{k: found[f"{g}_{k}"] for k in PAIRED}} for g in group_names()])
+    tests = pd.DataFrame([{"group": g, **{k: found[f"{g}_{k}"] for k in (*PAIRED, "p_holm")}} for g in groups])
     shared.table(tests, "method-tests", column_config={
         "difference": st.column_config.NumberColumn("second minus first (points)", format="%+.1f"),
         "low": shared.percent("95 % from"), "high": shared.percent("to"),
-        "p": st.column_config.NumberColumn("p (bootstrap over seeds and images)", format="%.3f")})
-    st.caption("Paired: same seeds, same test images. With few seeds that differ much the interval is too narrow; with one "
+        "p": st.column_config.NumberColumn("p (bootstrap)", format="%.3f"),
+        "p_holm": st.column_config.NumberColumn("p (Holm)", format="%.3f")})
+    st.caption("Bootstrap over seeds and images; Holm: corrected for this table's rows. "
+               "Paired: same seeds, same test images. With few seeds that differ much the interval is too narrow; with one "
                "seed it is of that seed alone.")
 
 

@@ -57,7 +57,7 @@ def _points(run: Run, places: np.ndarray, colour: str) -> pd.DataFrame:
     stamp = listing.stamp(run.path)
     splits, names = _splits(run), run.metrics["class_names"]
     labels = torch.cat([split.labels for split in splits.values()]).tolist()
-    group = plots.group_of(run.metrics["class_counts"])
+    group = plots.group_of(run.groups("own"))
     return pd.DataFrame({
         "x": places[:, 0], "y": places[:, 1], "split": [name for name, split in splits.items() for _ in range(len(split))],
         "kind": [group[c] if colour == "group" else names[c] for c in labels], "name": [names[c] for c in labels],
@@ -72,7 +72,8 @@ def _gaps(run: Run) -> pd.DataFrame:
     frame = embeddings.gap_change(found["before"], found["after"])
     labels = frame.pop("label").to_numpy()
     names, counts = (np.array(run.metrics[key])[labels] for key in ("class_names", "class_counts"))
-    return pd.DataFrame({"name": names, "images": counts}).join(frame)
+    group = plots.group_of(run.groups("own"))[labels]
+    return pd.DataFrame({"name": names, "images": counts, "group": group}).join(frame)
 
 
 def _fine_tunes(run: Run) -> bool:

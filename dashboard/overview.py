@@ -10,11 +10,16 @@ import shared
 import streamlit as st
 
 from sagekit import plots
+from sagekit.data.longtail import DEFINITIONS
 from sagekit.runs import listing
+from sagekit.runs.compare import VIEW_NAMES
 from sagekit.runs.metrics import group_names
 from sagekit.studies import demo
 
-COLUMNS = ("run", "method", "seed", "data", *(c for g in group_names() for c in (g, f"{g}_interval")), "parameters", "seconds")
+
+def _columns(balanced: bool) -> list[str]:
+    return ["run", "method", "seed", "data", *(c for g in group_names(balanced) for c in (g, f"{g}_interval")), "parameters",
+            "seconds"]
 
 
 @st.cache_resource
@@ -48,10 +53,12 @@ def _demo_progress() -> None:
 
 
 def _runs(lines: pd.DataFrame) -> None:
-    views = [view for view in shared.VIEW_NAMES if f"{view}/own/all" in lines]
+    views = [view for view in VIEW_NAMES if f"{view}/own/mean" in lines]
     if not views:
         return
-    view, definition = shared.view_and_groups(views)
+    done = lines[lines["status"] == "finished"]
+    definitions = [d for d in DEFINITIONS if f"single/{d}/mean" in lines and done[f"single/{d}/mean"].notna().all()]
+    view, definition = shared.view_and_groups(views, definitions)
     shown = shared.with_intervals(listing.shown(lines, view, definition))
     left, middle, right = st.columns([2, 2, 3])
     methods = left.multiselect("Method", sorted(shown["method"].unique()), key="methods", **shared.LINK)
@@ -65,7 +72,7 @@ def _runs(lines: pd.DataFrame) -> None:
     columns = shared.accuracies() | {f"{g}_interval": st.column_config.TextColumn("95 %", width=80) for g in group_names()}
     columns |= {"parameters": st.column_config.NumberColumn("trained parameters", format="localized"),
                 "seconds": st.column_config.NumberColumn("training s", format="%.0f"), "data": "data set"}
-    known = [c for c in COLUMNS if c != "data" or shown["data"].nunique() > 1]
+    known = [c for c in _columns(bool(shown["balanced"].all())) if c != "data" or shown["data"].nunique() > 1]
     chosen = shared.table(shown[known], "runs", column_config=columns, on_select="rerun", selection_mode="multi-row")
     picked = [shown["run"][i] for i in chosen["selection"]["rows"] if i < len(shown)]
     if len(picked) > 1:
@@ -74,7 +81,7 @@ def _runs(lines: pd.DataFrame) -> None:
     else:
         st.caption("Mark two rows or more to compare them.")
     st.caption(shared.said(shared.run(shown["run"][0]), view, definition)
-               + " Top-1 in percent; 95 %: Wilson interval over test images.")
+               + " In percent; 95 %: Wilson interval over test images.")
     if shown["data"].nunique() > 1:
         st.caption("Runs on several data sets are listed; the note above is of the first one's.")
     drawn = plots.head_tail(shown, "Head against tail, a point a run")

@@ -7,9 +7,10 @@ import shared
 import streamlit as st
 
 from sagekit import methods, paper
-from sagekit.data.longtail import DEFINITIONS
+from sagekit.data.longtail import DEFINITIONS, GROUPS
 from sagekit.methods import _about as about
 from sagekit.runs import listing
+from sagekit.runs.compare import VIEW_NAMES
 from sagekit.runs.metrics import group_names
 
 TITLES = {1: "1: CIFAR-100-LT", 2: "2: Places-LT", 3: "3: ImageNet-LT", 4: "4: iNaturalist 2018", 5: "5: parts, CIFAR-100-LT",
@@ -23,9 +24,9 @@ def _measured(datasets: set[str], definition: str) -> pd.DataFrame:
     if not len(lines) or "preset" not in lines:
         return pd.DataFrame()
     parts = []
-    for view in shared.VIEW_NAMES:
+    for view in VIEW_NAMES:
         shown = listing.shown(lines, view, definition)
-        parts.append(shown.assign(dataset=shown["preset"].map(paper.DATASET_OF), view=shared.VIEW_NAMES[view]))
+        parts.append(shown.assign(dataset=shown["preset"].map(paper.DATASET_OF), view=VIEW_NAMES[view]))
     frame = pd.concat(parts)
     return frame[frame["dataset"].isin(datasets)]
 
@@ -51,7 +52,7 @@ numbers = shared.accuracies()
 shared.table(frame[holds], f"table-{number}", column_config={
     **numbers, "dataset": "data set", "system": st.column_config.TextColumn(width=150),
     "pretrained": st.column_config.CheckboxColumn("fine-tunes a foundation model")},
-    column_order=["system", "dataset", *group_names(), "backbone", "parameters", "unit", "epochs", "pretrained"])
+    column_order=["system", "dataset", "all", *GROUPS, "backbone", "parameters", "unit", "epochs", "pretrained"])
 st.caption("As printed in the paper, top-1 in percent; empty where the paper has no number. Parameters: Sage's are in units of "
            "2^20, LIFT's of 10^6 (finding 6).")
 known = {system: name for system, name in _methods().items() if system in set(frame["system"])}

@@ -22,15 +22,13 @@ import sagekit as sk
 from sagekit import plots
 from sagekit.data import world
 from sagekit.data.longtail import DEFINITIONS
-from sagekit.runs import listing
+from sagekit.runs import compare, listing
+from sagekit.runs.compare import VIEW_NAMES
 from sagekit.runs.listing import Stamp
-from sagekit.runs.metrics import group_names
+from sagekit.runs.metrics import about_mean, group_names
 from sagekit.runs.predictions import Predictions
 from sagekit.runs.run import Run
 from sagekit.settings import DataSettings
-
-VIEW_NAMES = {"single": "single view", "five_crops": "five crops averaged"}
-
 
 # --- the runs folder -------------------------------------------------------------------------------------------------
 
@@ -106,13 +104,20 @@ def run(name: str) -> Run:
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
-def _predictions(path: str, stamp: Stamp, view: str) -> Predictions:
-    return Run(path).predictions(view)
+def _predictions(path: str, stamp: Stamp, view: str, split: str) -> Predictions:
+    return Run(path).predictions(view, split)
 
 
 def predictions(opened: Run, view: str) -> Predictions:
     """Stored logits; not to be changed."""
-    return _predictions(str(opened.path), listing.stamp(opened.path), view)
+    return _predictions(str(opened.path), listing.stamp(opened.path), view, "test")
+
+
+def validation(opened: Run, view: str) -> Predictions | None:
+    """The same of the run's validation images, where it was measured on some."""
+    if "val" not in opened.records or view not in opened.record("val")["results"]:
+        return None
+    return _predictions(str(opened.path), listing.stamp(opened.path), view, "val")
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the images ...")
@@ -148,7 +153,13 @@ def choice(place: Any, label: str, options: Sequence[str], key: str, **settings:
     return place.segmented_control(label, list(options), default=options[0], key=key, required=True, **LINK, **settings)
 
 
-def view_and_groups(views: Sequence[str], definitions: Sequence[str] = tuple(DEFINITIONS)) -> tuple[str, str]:
+def in_all(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
+    """The views that all of ``runs`` were measured in, and the definitions of groups that all have."""
+    return ([v for v in VIEW_NAMES if all(v in run.metrics["results"] for run in runs)],
+            [d for d in DEFINITIONS if all(d in run.metrics["groups"] for run in runs)])
+
+
+def view_and_groups(views: Sequence[str], definitions: Sequence[str]) -> tuple[str, str]:
     """How the test images were shown, and which of the ``definitions`` of head / medium / tail."""
     left, right = st.columns(2)
     view = choice(left, "Test view", list(views), "view", format_func=VIEW_NAMES.get)
@@ -160,9 +171,14 @@ def view_and_groups(views: Sequence[str], definitions: Sequence[str] = tuple(DEF
 
 def said(opened: Run, view: str, definition: str) -> str:
     """What a run's numbers are of."""
-    metrics = opened.metrics
-    note = f" {world.NOTE}" if metrics["mini_world"] else ""
-    return (f"{metrics['data']}, {metrics['test_images']:,} test images, {VIEW_NAMES[view]}; {DEFINITIONS[definition]}.{note}")
+    note = f" {world.NOTE}" if opened.metrics["mini_world"] else ""
+    return (f"{compare.said(opened, view, definition)}. Top-1; {about_mean(balanced(opened))}; a group: over its "
+            f"classes.{note}")
+
+
+def balanced(opened: Run) -> bool:
+    """Whether every class has as many test images."""
+    return bool(opened.metrics["results"]["single"]["balanced"])
 
 
 # --- showing ---------------------------------------------------------------------------------------------------------
@@ -212,13 +228,13 @@ def percent(label: str) -> Any:
 
 
 def accuracies() -> dict[str, Any]:
-    """Columns all / head / medium / tail in percent, and their half intervals."""
+    """Columns mean / all / head / medium / tail in percent, and their half intervals."""
     halves = {f"{group}_half": percent("±") for group in group_names()}
     return {group: percent(f"{group} %") for group in group_names()} | halves
 
 
 def with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns ``95 % all`` ... with "low-high" beside each accuracy, for reading."""
+    """Columns ``mean_interval`` ... with "low-high" beside each accuracy, for reading."""
     result = frame.copy()
     for group in group_names():
         low, high = (frame[group + end].to_numpy(float) for end in ("_low", "_high"))

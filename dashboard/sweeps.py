@@ -21,11 +21,13 @@ path = found[st.selectbox("Sweep", list(found), key="sweep", **shared.LINK)]
 results = listing.read_sweep(path)
 status = results["status"].value_counts()
 st.caption(f"{len(results)} runs: " + ", ".join(f"{status[s]} {s}" for s in ("finished", "failed", "open") if s in status)
-           + ". Mean top-1 and 95 % t interval over seeds; single view, groups by the data's own counts."
+           + ". Mean top-1 and 95 % t interval over seeds; mean: over classes; single view, groups by the data's own counts."
            + (f" {world.NOTE}" if "data" in results and "mini world" in set(results["data"]) else ""))
 if status.get("finished"):
     st.markdown(f"The {best_line(results)}.".replace("The no ", "No ", 1))
 points = axes_of(results)
+balanced = "balanced" in results and bool((results["balanced"].dropna() == True).all())  # noqa: E712 (objects where some failed)
+groups = group_names(balanced)
 known = ("row", "seeds", "failed", "val")
 axes = [c for c in map(str, points) if c not in known and c.removesuffix("_half") not in group_names()]
 seeds = int(points["seeds"].max())
@@ -42,16 +44,16 @@ if axes and named.max() == 1:
                 shared.figure(plots.sensitivity(part, f"{axis}, {seeds} seeds a point", axis), f"sweep-{axis}", part)
     if len(preset):
         first = preset.iloc[0]
-        st.caption("The preset itself: " + ", ".join(f"{g} {first[g]:.1f} ± {first[f'{g}_half']:.1f} %" for g in group_names()))
+        st.caption("The preset itself: " + ", ".join(f"{g} {first[g]:.1f} ± {first[f'{g}_half']:.1f} %" for g in groups))
 elif axes and named.min() == named.max() == 2:
-    group = shared.choice(st, "Group", list(group_names()), "group")
+    group = shared.choice(st, "Group", list(groups), "group")
     shared.figure(plots.heat_map(points, axes[0], axes[1], group, f"{group}, {seeds} seeds a point"), "heat", points)
 else:
     drawn = points.fillna({f"{g}_half": 0 for g in group_names()})
     shared.figure(plots.group_bars(drawn, f"{seeds} seeds a row"), "rows", points)
 held_out = ["val"] if points["val"].notna().any() else []
 shared.table(points, "points", column_config={**shared.accuracies(), "val": shared.percent("val %")},
-             column_order=["row", "seeds", "failed", *held_out, *(c for g in group_names() for c in (g, f"{g}_half"))])
+             column_order=["row", "seeds", "failed", *held_out, *(c for g in groups for c in (g, f"{g}_half"))])
 if held_out:
     st.caption("val: the mean over classes on the validation images, over seeds.")
 failed = results[results["status"] == "failed"]

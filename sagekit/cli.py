@@ -67,7 +67,7 @@ def demo(
     headless: Annotated[bool, typer.Option("--headless", help="Only print the table; open no dashboard.")] = False,
     sets: Sets = None,
 ) -> None:
-    """Train zero-shot, LIFT and Sage on the embedded mini world, print head / medium / tail, and open the dashboard."""
+    """Train zero-shot, LIFT and Sage on the embedded mini world, print mean / head / medium / tail, and open the dashboard."""
     from .studies.demo import demo_runs
 
     finished = list(demo_runs(runs, **_changes(sets, seed=seed)).values())
@@ -110,10 +110,10 @@ def data_command(
         print(json.dumps(report.plain(), indent=1, ensure_ascii=False))
     else:
         _print_report(report)
-    if plot is not None and report.data is not None:
+    if plot is not None and (data := report.data) is not None:
         from . import plots
 
-        plots.profile(report.data.class_counts, f"{report.data.name}: training images by class").write_html(plot)
+        plots.profile(data.class_counts, data.groups["own"], f"{data.name}: training images by class").write_html(plot)
         console.print(f"The long-tail curve: {plot}", markup=False)
     if report.refusal:
         raise UserError(f"training would refuse: {report.refusal}")
@@ -268,10 +268,11 @@ def _print_rows(frame: pd.DataFrame) -> None:
 def compare(
     paths: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders; default: all runs.")] = None,
     runs: RunsFolder = Path("runs"),
-    groups: Annotated[str, typer.Option(help="own: by the data's counts; beta100: LIFT's CIFAR groups.")] = "own",
+    groups: Annotated[str, typer.Option(help="own: by the data's counts; beta100: LIFT's CIFAR groups; thirds.")] = "own",
     view: Annotated[str, typer.Option(help="single or five_crops.")] = "single",
+    measures: Annotated[bool, typer.Option("--measures", help="Also top-5, macro-F1, calibration and other measures.")] = False,
 ) -> None:
-    """Compare runs by head / medium / tail, and each with the first on the same images."""
+    """Compare runs by mean / head / medium / tail, and each with the first on the same images."""
     from .runs.compare import check_comparable, differences
     from .runs.run import Run, find_runs
 
@@ -280,6 +281,8 @@ def compare(
         raise UserError(f"there are no finished runs in {runs}; `sagekit demo` makes three.")
     check_comparable(chosen)
     _print_runs(chosen, view, groups)
+    if measures:
+        _print_measures(chosen, view, groups)
     for other in chosen[1:]:
         _print_differences(chosen[0], other, differences(chosen[0], other, view, groups))
     if len(chosen) > 2:
@@ -415,7 +418,7 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
     frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
     summary = save(frame, runs / name)
     if (frame["status"] == "finished").any():
-        _print_summary(name, summary, mini="mini world" in set(frame["data"]))
+        _print_summary(name, summary, bool(frame["balanced"].dropna().all()), mini="mini world" in set(frame["data"]))
     failed = frame[frame["status"] == "failed"]
     for row in failed.to_dict("records"):
         console.print(f"failed: {row['row']}, seed {row['seed']}: {row['error']}", markup=False)
@@ -426,25 +429,31 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
         raise typer.Exit(1)
 
 
-def _print_summary(name: str, frame: pd.DataFrame, mini: bool) -> None:
+def _print_summary(name: str, frame: pd.DataFrame, balanced: bool, mini: bool) -> None:
     from .data import world
-    from .runs.metrics import group_names
+    from .runs.metrics import about_mean, group_names
+    from .studies.summary import corrected
 
-    first = frame["row"].iloc[0]
+    first, groups, tested = frame["row"].iloc[0], group_names(balanced), ("mean", "tail")
     held_out = ["val %"] if frame["val"].notna().any() else []
-    grid = _table("row", "seeds", *held_out, *(f"{g} %" for g in group_names()), f"all: to {first}", f"tail: to {first}",
-                  title=name)
+    frame = corrected(frame, tested)
+    grid = _table("row", "seeds", *held_out, *(f"{g} %" for g in groups),
+                  *(x for g in tested for x in (f"{g}: to {first}", "p (Holm)")), title=name)
     for row in frame.to_dict("records"):
-        means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in group_names()]
-        pairs = [_difference(row, g) for g in ("all", "tail")]
+        means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in groups]
+        pairs = [cell for g in tested for cell in (_difference(row, g), _number(row[f"{g}_p_holm"]))]
         grid.add_row(str(row["row"]), str(row["seeds"]), *(f"{row['val']:.1f}" for _ in held_out), *means, *pairs)
     console.print(grid)
     console.print("val: mean over classes on the validation images. " * len(held_out) +
-                  "Top-1 on the test images, mean and 95 % t interval over seeds; differences paired by seed and image, "
-                  "bootstrap over both. "
-                  f"{4 * (len(frame) - 1)} comparisons: about one in twenty is off by chance alone.")
+                  f"Top-1 on the test images, mean and 95 % t interval over seeds ({about_mean(balanced)}). Differences: "
+                  "paired by seed and image, 95 % interval and p by a bootstrap over both; Holm: corrected for the "
+                  f"{int(frame[[f'{g}_p' for g in tested]].notna().sum().sum())} comparisons of this table.")
     if mini:
         console.print(world.NOTE)
+
+
+def _number(p: float) -> str:
+    return "" if p != p else f"{p:.3f}"  # nan: nothing was compared
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
@@ -461,37 +470,53 @@ def _is_main_process() -> bool:
 
 def _print_runs(runs: list[Run], view: str, definition: str) -> None:
     from .data import world
-    from .data.longtail import DEFINITIONS
-    from .runs.compare import table
-    from .runs.metrics import group_names
+    from .runs.compare import said, table
+    from .runs.metrics import about_mean, group_names
 
     frame = table(runs, view, definition)
-    metrics = runs[0].metrics
-    shown = {"single": "single view", "five_crops": "five crops averaged"}[view]
-    grid = _table("run", "method", *(f"{g} %" for g in group_names()), "trained", "s", title=(
-        f"{metrics['data']}, {metrics['test_images']} test images, {shown}; {DEFINITIONS[definition]}"))
+    balanced = bool(frame["balanced"].all())
+    groups = group_names(balanced)
+    grid = _table("run", "method", *(f"{g} %" for g in groups), "trained", "s", title=said(runs[0], view, definition))
     for row in frame.to_dict("records"):
-        grid.add_row(str(row["run"]), row["method"], *(_cell(row, g) for g in group_names()), f"{row['parameters']:,}",
+        grid.add_row(str(row["run"]), row["method"], *(_cell(row, g) for g in groups), f"{row['parameters']:,}",
                      f"{row['seconds']:.0f}")
     console.print(grid)
-    console.print("Top-1, and below it its 95 % Wilson interval over test images; trained: parameters; s: seconds.")
-    if metrics["mini_world"]:
+    console.print(f"Top-1 ({about_mean(balanced)}; a group: over its classes), and below it its 95 % Wilson interval over test "
+                  "images; trained: parameters; s: seconds.")
+    if runs[0].metrics["mini_world"]:
         console.print(world.NOTE)
+
+
+def _print_measures(runs: list[Run], view: str, definition: str) -> None:
+    from .runs.compare import MEASURES, measures
+    from .runs.metrics import group_names
+
+    frame = measures(runs, view, definition)
+    names = {**{g: f"{g} %" for g in group_names(bool(frame["balanced"].all()))}, **{k: f"{v} %" for k, v in MEASURES.items()},
+             "negative_log_likelihood": "NLL, nats"}
+    grid = _table("measure", *(run.name for run in runs), title="All measures")
+    for key, name in names.items():
+        digits = 3 if key == "negative_log_likelihood" else 1
+        grid.add_row(name, *("-" if value != value else f"{value:.{digits}f}" for value in frame[key]))
+    console.print(grid)
+    console.print("Top-5: mean over classes; macro-F1, worst class, harmonic and geometric mean: of the classes; ECE (15 bins) "
+                  "and NLL: over images.")
 
 
 def _print_record(run: Run, record: Mapping[str, Any], view: str) -> None:
     """What was measured on other images than the test's."""
-    from .data.longtail import GROUPS
+    from .runs.compare import VIEW_NAMES
+    from .runs.metrics import about_mean, group_names
 
-    shown = {"single": "single view", "five_crops": "five crops averaged"}[view]
-    grid = _table("run", "mean of classes %", "all %", *(f"{g} %" for g in GROUPS),
-                  title=f"{record['split']}: {record['images']:,} images, {shown}")
     result = record["results"][view]
-    cells = [result["mean"], result["all"], *(result["groups"]["own"][g] for g in GROUPS)]
-    grid.add_row(run.name, *("-" if c["accuracy"] is None else
-                             f"{100 * c['accuracy']:.1f}\n{100 * c['low']:.1f}-{100 * c['high']:.1f}" for c in cells))
+    cells = {**result, **result["groups"]["own"]}
+    groups = group_names(result["balanced"])
+    grid = _table("run", *(f"{g} %" for g in groups),
+                  title=f"{record['split']}: {record['images']:,} images, {VIEW_NAMES[view]}")
+    grid.add_row(run.name, *("-" if (c := cells[g])["accuracy"] is None else
+                             f"{100 * c['accuracy']:.1f}\n{100 * c['low']:.1f}-{100 * c['high']:.1f}" for g in groups))
     console.print(grid)
-    console.print(f"Top-1, and below it its 95 % Wilson interval over images. The record: "
+    console.print(f"Top-1 ({about_mean(result['balanced'])}), and below it its 95 % Wilson interval over images. The record: "
                   f"{run.file('metrics', record['split'])}.")
 
 
@@ -506,13 +531,17 @@ def _cell(row: Mapping[Any, Any], group: str) -> str:
 
 
 def _print_differences(base: Run, other: Run, frame: pd.DataFrame) -> None:
-    grid = _table("group", "difference (points)", "95 % interval", "p", "p (Holm)", "images",
+    from .runs.metrics import group_names
+
+    balanced = bool(base.metrics["results"]["single"]["balanced"])
+    grid = _table("group", "difference (points)", "95 % interval", "p", "p (Holm)", "test", "images",
                   title=f"{other.name} minus {base.name}, paired on the same images")
-    for row in frame.to_dict("records"):
+    for row in frame[frame["group"].isin(group_names(balanced))].to_dict("records"):
         grid.add_row(row["group"], f"{row['difference']:+.1f}", f"[{row['low']:+.1f}, {row['high']:+.1f}]", f"{row['p']:.3f}",
-                     f"{row['p_holm']:.3f}", str(row["images"]))
+                     f"{row['p_holm']:.3f}", row["test"], str(row["images"]))
     console.print(grid)
-    console.print("p: exact McNemar; Holm within this table. Interval: paired bootstrap over test images.")
+    console.print("p: of the test that is named; random signs where images weigh unequally. Holm within this table. Interval: "
+                  "paired bootstrap over test images.")
 
 
 def main(arguments: list[str] | None = None) -> None:

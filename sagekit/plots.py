@@ -15,13 +15,15 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
-from .data.longtail import GROUPS, groups
+from .data.longtail import GROUPS, Groups
 from .errors import show_one_line
 
 GROUP_COLOURS = {"head": "#E69F00", "medium": "#009E73", "tail": "#0072B2"}
 SERIES = ("#444444", "#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#A6761D")
 """For methods and settings: none of the groups' colours."""
 INK = "#222222"
+COLOURS = {"mean": INK, "all": "#888888", **GROUP_COLOURS}
+"""Of every column of a table of accuracies."""
 
 pio.templates["sagekit"] = go.layout.Template(layout={
     "font": {"size": 14, "color": INK}, "colorway": SERIES, "paper_bgcolor": "white", "plot_bgcolor": "white",
@@ -66,18 +68,18 @@ def _figure(title: str, x: str, y: str, height: int = 380, width: int = 760) -> 
                              "xaxis": {"title": x}, "yaxis": {"title": y}})
 
 
-def group_of(class_counts: Sequence[int] | np.ndarray) -> np.ndarray:
+def group_of(groups: Groups) -> np.ndarray:
     """Each class's group by name, (C,)."""
-    names = np.empty(len(class_counts), dtype=object)
-    for group, members in groups(class_counts).items():
+    names = np.empty(sum(map(len, groups.values())), dtype=object)
+    for group, members in groups.items():
         names[members] = group
     return names
 
 
-def profile(class_counts: np.ndarray, title: str) -> go.Figure:
+def profile(class_counts: np.ndarray, groups: Groups, title: str) -> go.Figure:
     """Bars of the training images of every class, (C,), largest first, coloured by group; logarithmic."""
     order = np.argsort(-class_counts, kind="stable")
-    names = group_of(class_counts)[order]
+    names = group_of(groups)[order]
     figure = _figure(title, "class, by falling frequency", "training images")
     for group in GROUPS:
         chosen = names == group
@@ -126,11 +128,12 @@ def differences(frame: pd.DataFrame, title: str, label: str = "row", groups_show
     """Paired differences with intervals (points): columns ``label``, ``GROUP_difference``, ``GROUP_low``, ``GROUP_high``."""
     known = frame.dropna(subset=[f"{g}_difference" for g in groups_shown], how="all")
     figure = _figure(title, "difference (points)", "", height=max(270, 140 + 60 * len(known)))
-    for i, group in enumerate(groups_shown):
+    offsets = min(0.22, 0.8 / len(groups_shown)) * (np.arange(len(groups_shown)) - (len(groups_shown) - 1) / 2)
+    for offset, group in zip(offsets, groups_shown, strict=True):
         middle = known[f"{group}_difference"].to_numpy(float)
         error = _ends(known, f"{group}_difference", group)
-        figure.add_scatter(x=middle, y=np.arange(len(known)) + 0.22 * (i - 1), error_x=error, mode="markers", name=group,
-                           marker={"size": 9, "color": GROUP_COLOURS.get(group, INK)})
+        figure.add_scatter(x=middle, y=np.arange(len(known)) + offset, error_x=error, mode="markers", name=group,
+                           marker={"size": 9, "color": COLOURS.get(group, INK)})
     figure.add_vline(x=0, line_color=INK, line_width=1)
     return figure.update_yaxes(tickvals=list(range(len(known))), ticktext=known[label].tolist(), autorange="reversed",
                                automargin=True)
@@ -202,19 +205,21 @@ def scatter(points: np.ndarray, kinds: Sequence[str], title: str, hover: Sequenc
 
 
 def sensitivity(frame: pd.DataFrame, title: str, x: str, reference: float | None = None) -> go.Figure:
-    """Mean accuracy with intervals over the setting ``x``: columns ``x``, all / head / medium / tail (percent) and ``_half``.
+    """Mean accuracy with intervals over the setting ``x``: columns ``x``, mean / head / medium / tail (percent) and ``_half``;
+    ``all`` where there is no mean.
 
     ``reference`` marks the preset's value. Where a column ``failed`` counts failed runs, their points get a cross.
     """
     figure = _figure(title, x, "top-1 (%)")
-    for group in ("all", *GROUPS):
+    whole = "mean" if "mean" in frame else "all"
+    for group in (whole, *GROUPS):
         figure.add_scatter(x=frame[x], y=frame[group], name=group, mode="lines+markers",
                            line_color=GROUP_COLOURS.get(group, INK),
                            error_y={"array": frame[f"{group}_half"].to_numpy(float), "thickness": 1})
     failed = frame[frame["failed"] > 0] if "failed" in frame else frame.head(0)
     if len(failed):
         low = np.nanmin(frame[list(GROUPS)].to_numpy(float)) if frame["seeds"].sum() else 0.0
-        figure.add_scatter(x=failed[x], y=failed["all"].fillna(low), mode="markers", name="runs failed",
+        figure.add_scatter(x=failed[x], y=failed[whole].fillna(low), mode="markers", name="runs failed",
                            marker={"symbol": "x", "size": 12, "color": SERIES[3]},
                            text=[f"{n} failed, {s} finished" for n, s in zip(failed["failed"], failed["seeds"], strict=True)])
     if reference is not None:
@@ -310,17 +315,40 @@ def training(history: pd.DataFrame, columns: Sequence[str], title: str, y: str) 
 
 
 def by_class_size(frame: pd.DataFrame, y: str, title: str, y_name: str, line: tuple[float, float] | None = None) -> go.Figure:
-    """``frame[y]`` of every class over its ``images``, coloured by group; ``line`` = (mu, gamma) draws mu n^gamma."""
+    """``frame[y]`` of every class over its ``images``, coloured by its ``group``; ``line`` = (mu, gamma) draws mu n^gamma."""
     figure = _figure(title, "training images of the class", y_name)
-    names = group_of(frame["images"].to_numpy())
     for group in GROUPS:
-        part = frame[names == group]
+        part = frame[frame["group"] == group]
         figure.add_scatter(x=part["images"], y=part[y], mode="markers", name=group,
                            marker={"color": GROUP_COLOURS[group], "size": 8})
     if line is not None:
         n = np.geomspace(frame["images"].min(), frame["images"].max(), 50)
         figure.add_scatter(x=n, y=line[0] * n ** line[1], mode="lines", line_color=INK, name=f"{line[0]:.2g} n^{line[1]:.2g}")
     return figure.update_xaxes(type="log", dtick=1)
+
+
+def reliability(series: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
+    """Accuracy over confidence, bin by bin, one line a frame of ``calibration.reliability``; on the diagonal confidence is what
+    it says. The larger a point, the more images are in its bin."""
+    figure = _figure(title, "confidence (%)", "accuracy (%)", height=420)
+    figure.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line={"dash": "dot", "color": INK, "width": 1}, name="calibrated",
+                       hoverinfo="skip")
+    for i, (name, frame) in enumerate(series.items()):
+        known = frame[frame["images"] > 0]
+        figure.add_scatter(x=100 * known["confidence"], y=100 * known["accuracy"], mode="lines+markers", name=name,
+                           line={"color": SERIES[(i + 1) % len(SERIES)], "width": 1.5},
+                           marker={"size": 5 + 18 * np.sqrt(known["share"].to_numpy(float))}, text=known["images"].tolist(),
+                           hovertemplate="confidence %{x:.1f} %, accuracy %{y:.1f} %, %{text} images<extra></extra>")
+    return figure.update_xaxes(range=[0, 102]).update_yaxes(range=[0, 102])
+
+
+def prior_curve(series: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
+    """Accuracy over the test prior, one line a frame of ``calibration.prior_curve``: from forward over uniform to backward."""
+    figure = _figure(title, "test prior", "top-1 (%)", height=420)
+    for i, (name, frame) in enumerate(series.items()):
+        figure.add_scatter(x=frame["prior"].tolist(), y=frame["accuracy"].to_numpy(float), mode="lines+markers", name=name,
+                           line_color=SERIES[(i + 1) % len(SERIES)])
+    return figure.update_xaxes(type="category")
 
 
 def architecture(layers: int) -> go.Figure:

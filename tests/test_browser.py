@@ -15,7 +15,7 @@ served = pytest.importorskip("served")
 playwright = pytest.importorskip("playwright.sync_api")
 
 SHOTS = Path(__file__).parents[1] / "build" / "screenshots"
-PAGES = ("", "overview", "compare", "images", "what_if", "embeddings", "sweeps", "training", "paper")
+PAGES = ("", "overview", "compare", "measures", "images", "what_if", "embeddings", "sweeps", "training", "paper")
 DONE = served.DONE
 KNOWN = "the server responded with a status of 404"
 """Streamlit looks for its health page below every page's own address first, and then at the top."""
@@ -33,9 +33,11 @@ def address(runs, data, tmp_path_factory):
     shutil.copytree(runs["sage"].path, folder / "stopped")
     (folder / "stopped" / "metrics.json").unlink()
     (folder / "fig8-mini").mkdir()
-    lines = [f"gamma={g},{s},p,,finished,mini world,{80 + g},{81 + s},79,{78 + s}" for g in (0.1, 0.2, 0.3) for s in (0, 1)]
-    (folder / "fig8-mini" / "results.csv").write_text(
-        "\n".join(["row,seed,path,error,status,data,all,head,medium,tail", *lines, "gamma=0.4,0,p,UserError: nan,failed,,,,,"]))
+    lines = [f"gamma={g},{s},p,,finished,mini world,True,{80 + g},{80 + g},{81 + s},79,{78 + s}"
+             for g in (0.1, 0.2, 0.3) for s in (0, 1)]
+    (folder / "fig8-mini" / "results.csv").write_text("\n".join([
+        "row,seed,path,error,status,data,balanced,mean,all,head,medium,tail", *lines,
+        "gamma=0.4,0,p,UserError: nan,failed,,,,,,,"]))
     with served.served(folder) as where:
         yield where
 

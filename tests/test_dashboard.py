@@ -19,7 +19,7 @@ from sagekit.methods._about import card
 from sagekit.runs.predictions import reduced
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
-PAGES = ("overview", "compare", "images", "what_if", "embeddings", "sweeps", "training", "paper")
+PAGES = ("overview", "compare", "measures", "images", "what_if", "embeddings", "sweeps", "training", "paper")
 
 
 def opened(page: str, **link: str | list[str]) -> AppTest:
@@ -57,10 +57,10 @@ def many(folder, runs):
         (folder / name / "metrics.json").unlink()
     (folder / "failed" / "error.txt").write_text("UserError: the loss is nan")
     (folder / "fig8-mini").mkdir()
-    header, point = "row,seed,path,error,status,data,all,head,medium,tail\n", "mini world,80,,81,79\n"
+    header, point = "row,seed,path,error,status,data,balanced,mean,all,head,medium,tail\n", "mini world,True,80,80,,81,79\n"
     (folder / "fig8-mini" / "results.csv").write_text(
         header + "".join(f"{row},{seed},p,,finished,{point}" for row in ("preset", "gamma=0.1", "gamma=0.2") for seed in (0, 1))
-        + "gamma=0.3,0,p,UserError: diverged,failed,,,,,\n")
+        + "gamma=0.3,0,p,UserError: diverged,failed,,,,,,,\n")
     (folder / "pairs").mkdir()
     (folder / "pairs" / "results.csv").write_text(
         header + "".join(f'"gamma={a}, mu={b}",0,p,,finished,{point}' for a in (0.1, 0.2) for b in (0.5, 1)))
@@ -102,7 +102,7 @@ def test_the_overview_lists_all_and_says_what_is_broken(many):
     app = opened("overview")
     tables = [table.value for table in app.dataframe]
     assert tables[0]["run"].tolist() == ["lift", "sage", "zero_shot"]
-    assert tables[0]["all_interval"].str.fullmatch(r"\d+\.\d-\d+\.\d").all()
+    assert tables[0]["mean_interval"].str.fullmatch(r"\d+\.\d-\d+\.\d").all()
     assert tables[1]["run"].tolist() == ["broken"]
     assert "damaged" in tables[1]["problem"].iloc[0]
     assert tables[2].set_index("run")["problem"].to_dict() == {"failed": "UserError: the loss is nan", "stopped": ""}
@@ -132,7 +132,7 @@ def test_without_runs_a_button_trains_the_demo(folder):
 def test_compare_shows_the_paired_test(many):
     app = opened("compare", runs=["zero_shot", "sage"])
     table = app.dataframe[0].value
-    assert table["group"].tolist() == ["all", "medium", "tail"]
+    assert table["group"].tolist() == ["mean", "medium", "tail"]
     assert table["images"].iloc[0] == 192
     assert "sage minus zero_shot, class by class" in shown(app)
     drawn = pio.from_json(app.get("plotly_chart")[1].proto.spec)
@@ -158,7 +158,7 @@ def test_compare_methods_over_seeds(many, runs):
     assert not app.exception
     assert not app.error
     assert "2 seed(s) in both" in shown(app)
-    assert app.dataframe[0].value["group"].tolist() == ["all", "head", "medium", "tail"]
+    assert app.dataframe[0].value["group"].tolist() == ["mean", "head", "medium", "tail"]
 
 
 def test_a_seed_that_is_there_twice_counts_once(many, runs):
@@ -183,7 +183,8 @@ def test_compare_says_which_test_a_p_is_of(many):
     app = opened("compare", runs=["zero_shot", "sage"])
     for table in (app.dataframe[0], app.dataframe[1]):
         columns = json.loads(table.proto.columns)
-        assert (columns["p"]["label"], columns["p_holm"]["label"]) == ("p (exact McNemar)", "p (Holm)")
+        assert (columns["p"]["label"], columns["p_holm"]["label"]) == ("p", "p (Holm)")
+    assert set(app.dataframe[0].value["test"]) == {"exact McNemar"}
     assert "Holm: corrected for the groups of one run" in shown(app)
     assert "Holm: corrected for all 48 classes" in shown(app)
 
@@ -247,7 +248,7 @@ def test_what_if_moves_with_the_slider(many):
     after = {metric.label: metric.value for metric in app.metric}
     assert before.keys() == after.keys()
     assert before != after
-    assert opened("what_if", run="sage", tau="1.5").metric[0].value == after["all, top-1"]
+    assert opened("what_if", run="sage", tau="1.5").metric[0].value == after["mean, top-1"]
     app.slider(key="tau").set_value(0.0).run()
     app.slider(key="s2").set_value(3.0).run()
     assert {metric.label: metric.value for metric in app.metric} != before
@@ -257,6 +258,52 @@ def test_what_if_at_the_trained_point_is_what_was_measured(many, runs):
     app = opened("what_if", run="sage")
     assert app.metric[0].value == f"{100 * runs['sage'].metrics['results']['single']['all']['accuracy']:.1f} %"
     assert {metric.delta for metric in app.metric} <= {"+0.0 points", "+nan points"}
+
+
+def test_what_if_says_what_a_tau_was_chosen_on(many):
+    """Validation images where there are some; else it says that the test images chose."""
+    app = opened("what_if", run="sage")
+    assert "Validation picks tau = " in shown(app)
+    for file in (many / "sage").glob("*-val.*"):
+        file.unlink()
+    app = opened("what_if", run="sage")
+    assert "chosen on the test images" in shown(app)
+    assert "Validation picks" not in shown(app)
+
+
+def test_measures_lists_them_all_and_fits_a_temperature(many, runs):
+    app = opened("measures", runs=["lift", "sage"])
+    assert not app.exception
+    table = app.dataframe[0].value.set_index("run")
+    result = runs["sage"].metrics["results"]["single"]
+    assert table.loc["sage", "mean"] == pytest.approx(100 * result["mean"]["accuracy"])
+    assert table.loc["sage", "calibration_error"] == pytest.approx(100 * result["calibration_error"])
+    assert "was fitted on the validation images" in shown(app)
+    lines = [trace.name for trace in pio.from_json(app.get("plotly_chart")[0].proto.spec).data]
+    assert lines[:2] == ["calibrated", "as trained"]
+    assert lines[2].startswith("T = ")
+    for file in (many / "lift").glob("*-val.*"):
+        file.unlink()
+    app = opened("measures", runs=["lift", "sage"])
+    assert "No temperature is fitted" in shown(app)
+
+
+def test_measures_of_other_test_images_are_not_put_together(many):
+    path = many / "sage" / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "test_digest": "another"}))
+    assert "their test images differ" in opened("measures", runs=["lift", "sage"]).error[0].value
+
+
+def test_only_groups_that_all_shown_runs_have_are_offered(many):
+    path = many / "sage" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["groups"]["beta100"]
+    path.write_text(json.dumps(metrics))
+    for page, link, expected in (("what_if", {"run": "sage"}, 2), ("what_if", {"run": "lift"}, 3), ("overview", {}, 2)):
+        app = opened(page, **link)
+        assert not app.exception
+        groups = next(control for control in app.get("button_group") if control.key == "groups")
+        assert len(groups.options) == expected
 
 
 def test_without_fit_there_are_no_scalars(many):
@@ -286,7 +333,7 @@ def test_sweeps_mark_what_failed(many):
     app = opened("sweeps", sweep="fig8-mini")
     points = app.dataframe[0].value.set_index("row")
     assert points.loc["gamma=0.3", ["seeds", "failed"]].tolist() == [0, 1]
-    assert points.loc["gamma=0.1", "all"] == 80
+    assert points.loc["gamma=0.1", "mean"] == 80
     assert app.dataframe[1].value["error"].tolist() == ["UserError: diverged"]
     assert "No validation images: preset is the best on the test images" in shown(app)
 

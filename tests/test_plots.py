@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from sagekit import plots
+from sagekit.data import longtail
 from sagekit.data.longtail import GROUPS
 
 COUNTS = np.array([5, 500, 60, 8])
+OWN = longtail.groups(COUNTS)
 PAIRED = {"difference": 10.0, "low": 8.0, "high": 13.0}
 TABLE = pd.DataFrame({
     "row": ["a", "b"],
@@ -22,8 +24,8 @@ def trace(figure, name):
 
 
 def test_groups_have_the_paper_s_colours():
-    assert list(plots.group_of(COUNTS)) == ["tail", "head", "medium", "tail"]
-    figure = plots.profile(COUNTS, "t")
+    assert list(plots.group_of(OWN)) == ["tail", "head", "medium", "tail"]
+    figure = plots.profile(COUNTS, OWN, "t")
     assert [trace(figure, g).marker.color for g in GROUPS] == list(plots.GROUP_COLOURS.values())
     assert list(trace(figure, "head").y) == [500]
     assert list(trace(figure, "tail").y) == [8, 5]
@@ -37,6 +39,29 @@ def test_bars_and_intervals():
 def test_differences_leave_out_the_first_row():
     dot = trace(plots.differences(TABLE, "t"), "head")
     assert (list(dot.x), list(dot.error_x.array), list(dot.error_x.arrayminus)) == ([10], [3], [2])
+
+
+def test_differences_of_many_columns_do_not_reach_the_next_row():
+    groups = ("mean", "all", *GROUPS)
+    frame = TABLE.assign(**{f"{g}_{key}": value for g in groups for key, value in PAIRED.items()})
+    dots = plots.differences(frame, "t", groups_shown=groups).data
+    places = np.array([dot.y for dot in dots])
+    assert places[:, 0].max() < places[:, 1].min()
+    assert len({dot.marker.color for dot in dots}) == 5
+
+
+def test_reliability_leaves_out_empty_bins():
+    frame = pd.DataFrame({"confidence": [0.5, np.nan, 0.9], "accuracy": [0.4, np.nan, 0.8], "share": [0.25, 0, 0.75],
+                          "images": [1, 0, 3]})
+    line = trace(plots.reliability({"before": frame}, "t"), "before")
+    assert (list(line.x), list(line.y)) == ([50, 90], [40, 80])
+    assert line.marker.size[1] > line.marker.size[0]
+
+
+def test_prior_curves_keep_their_order():
+    frame = pd.DataFrame({"prior": ["forward 2", "uniform", "backward 2"], "accuracy": [3.0, 2.0, 1.0]})
+    line = trace(plots.prior_curve({"a": frame}, "t"), "a")
+    assert (list(line.x), list(line.y)) == (["forward 2", "uniform", "backward 2"], [3, 2, 1])
 
 
 def test_a_title_is_not_cut_beside_one_picture():
@@ -78,7 +103,7 @@ def test_curves():
 
 
 def test_class_sizes_with_a_power_law():
-    frame = pd.DataFrame({"images": COUNTS, "gap": [1.0, 2, 3, 4]})
+    frame = pd.DataFrame({"images": COUNTS, "group": plots.group_of(OWN), "gap": [1.0, 2, 3, 4]})
     figure = plots.by_class_size(frame, "gap", "t", "gap", line=(2.0, 0.5))
     line = figure.data[-1]
     assert line.y[-1] == pytest.approx(2 * 500**0.5)

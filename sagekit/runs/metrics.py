@@ -43,7 +43,7 @@ def group_names(balanced: bool = False) -> tuple[str, ...]:
 def about_mean(balanced: bool) -> str:
     """What a table says of its first columns."""
     if balanced:
-        return "mean: over classes; as each has as many test images, over all images it is the same"
+        return "mean: over classes; over all images it is the same, as every class has as many"
     return "mean: over classes; all: over images, so that classes with many test images count more"
 
 

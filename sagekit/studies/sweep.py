@@ -224,7 +224,7 @@ def results(points: Iterable[Point], folder: Path) -> pd.DataFrame:
 
 
 def _validated(run: Run) -> float:
-    return 100 * run.record("val")["results"]["single"]["mean"]["accuracy"] if "val" in run.records else float("nan")
+    return 100 * float(run.record("val")["results"]["single"]["mean"]["accuracy"]) if "val" in run.records else float("nan")
 
 
 def best(results: pd.DataFrame) -> tuple[str, str]:
