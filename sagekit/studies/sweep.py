@@ -257,4 +257,5 @@ def _means(results: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=["val", "test"])
     seeds = done.groupby("row", sort=False)["seed"].size()
     done = done[done["row"].isin(seeds.index[seeds == seeds.max()])]
-    return done.assign(val=done.get("val", np.nan), test=done["mean"]).groupby("row", sort=False)[["val", "test"]].mean()
+    test = done["mean" if "mean" in done else "all"]  # a table of an older version has no means
+    return done.assign(val=done.get("val", np.nan), test=test).groupby("row", sort=False)[["val", "test"]].mean()
