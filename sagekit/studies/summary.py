@@ -24,9 +24,10 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
     the data set's own counts.
 
     Columns: ``row``, ``seeds``, ``failed``, ``val``, and for each of mean / all / head / medium / tail: its mean over seeds,
-    ``_half`` (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and ``_p``
-    as in ``paired``. ``definition`` and ``view`` are of the differences; the means are those of ``results``. ``bases``
-    names each row's base (nan without one); by default it is the first row. Of several finished runs of one row and seed the first by path counts.
+    ``_half`` (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and ``_p`` as in
+    ``paired``. ``definition`` and ``view`` are of the differences; the means are those of ``results``. ``bases`` names each
+    row's base (nan without one); by default it is the first row. Of several finished runs of one row and seed the first by
+    path counts.
     """
     finished = results[results["status"] == "finished"].sort_values("path").drop_duplicates(["row", "seed"])
     first = results["row"].iloc[0]
