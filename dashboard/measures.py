@@ -26,12 +26,13 @@ def _temperature(path: str, stamp: object, view: str) -> float | None:
 
 def _all_measures(runs: list[Run], view: str, definition: str) -> None:
     found = compare.measures(runs, view, definition)
-    names = {**{g: f"{g} %" for g in group_names(bool(found["balanced"].all()))}, **{k: f"{v} %" for k, v in MEASURES.items()}}
-    columns = {key: shared.percent(name) for key, name in names.items()}
-    columns["negative_log_likelihood"] = st.column_config.NumberColumn("NLL, nats", format="%.3f")
+    names = {**{g: g for g in group_names(bool(found["balanced"].all()))}, **MEASURES}
+    columns = {key: shared.percent(name.removesuffix(" mean")) for key, name in names.items()}  # short: they fit side by side
+    columns["negative_log_likelihood"] = st.column_config.NumberColumn("NLL", format="%.3f")
     shared.table(found, "measures", column_order=["run", *names], column_config=columns)
-    st.caption("Top-5: mean over classes; macro-F1, worst class, harmonic and geometric mean: of the classes. ECE: expected "
-               "calibration error, 15 bins; NLL: negative log likelihood; both over images, and the smaller the better.")
+    st.caption("In percent, NLL in nats. Top-5: mean over classes; macro-F1, worst class, harmonic and geometric mean: of the "
+               "classes. ECE: expected calibration error, 15 bins; NLL: negative log likelihood; both over images, and the "
+               "smaller the better.")
 
 
 def _calibration(run: Run, view: str) -> None:

@@ -348,7 +348,7 @@ def prior_curve(series: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
     for i, (name, frame) in enumerate(series.items()):
         figure.add_scatter(x=frame["prior"].tolist(), y=frame["accuracy"].to_numpy(float), mode="lines+markers", name=name,
                            line_color=SERIES[(i + 1) % len(SERIES)])
-    return figure.update_xaxes(type="category")
+    return figure.update_xaxes(type="category", tickangle=-90)
 
 
 def architecture(layers: int) -> go.Figure:
