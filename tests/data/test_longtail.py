@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sagekit import UserError
 from sagekit.data import longtail
+from sagekit.data.longtail import groups, profile, served, thirds
 from sagekit.paper import PROFILES
 
 
@@ -68,3 +71,35 @@ def test_a_sketch_has_the_four_numbers(name):
 def test_an_impossible_sketch_is_refused():
     with pytest.raises(UserError, match="cannot have 10 in all"):
         longtail.sketch(100, 10, 50, 5)
+
+
+counts = st.lists(st.integers(1, 2000), min_size=2, max_size=60).map(np.array)
+
+
+@given(counts, st.integers(1, 3000), st.floats(1, 200))
+def test_what_is_served_is_at_most_what_there_is_and_at_most_the_profile(own, largest, ratio):
+    top = min(largest, own.max())
+    if int(top / ratio) < 1:
+        with pytest.raises(UserError, match="leaves the smallest classes without images"):
+            served(own, largest, ratio)
+        return
+    found, wanted = served(own, largest, ratio), profile(len(own), top, ratio)
+    assert (found <= own).all()
+    assert (found >= 1).all()
+    assert found.max() <= top
+    order = sorted(range(len(own)), key=lambda c: (-own[c], c))
+    assert [found[c] for c in order] == [min(own[c], n) for c, n in zip(order, wanted, strict=True)]
+
+
+def test_unequal_classes_are_served_by_size_and_not_by_the_smallest():
+    assert served(np.array([3, 100, 40]), 500, 10).tolist() == [3, 100, 31]
+
+
+@given(counts, st.integers(1, 500), st.integers(1, 500))
+def test_groups_hold_every_class_once(own, head_above, tail_below):
+    for found in (groups(own, head_above, tail_below), thirds(own)):
+        assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(len(own)))
+    sizes = [len(members) for members in thirds(own).values()]
+    assert max(sizes) - min(sizes) <= 1
+    head, tail = thirds(own)["head"], thirds(own)["tail"]
+    assert not len(tail) or own[head].min() >= own[tail].max()
