@@ -12,8 +12,8 @@ def test_a_digest_is_of_images_labels_and_order(tmp_path):
     split = Split(torch.tensor([0, 1, 1]), paths=paths)
     same = Split(torch.tensor([0, 1, 1]), paths=list(paths))
     assert split.digest() == same.digest() == split.digest(workers=1)
-    others = [Split(torch.tensor([0, 1, 0]), paths=paths), split.take(torch.tensor([0, 2, 1])), split.take(torch.tensor([0, 1])),
-              Split(split.labels, torch.zeros(3, 3, 8, 8, dtype=torch.uint8))]
+    others = [Split(torch.tensor([0, 1, 0]), paths=paths), split.take(torch.tensor([0, 2, 1])),
+              split.take(torch.tensor([0, 1])), Split(split.labels, torch.zeros(3, 3, 8, 8, dtype=torch.uint8))]
     assert len({split.digest(), *(other.digest() for other in others)}) == 5
 
 
