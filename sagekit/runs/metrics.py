@@ -108,7 +108,7 @@ def measure(predictions: Predictions, classes: int, groups: Mapping[str, Groups]
 
     ``groups``: the classes of head / medium / tail by each definition. ``mean``, ``all`` and each group have ``accuracy``,
     ``low``, ``high``, ``images``, a group also ``classes`` (those with test images). ``top5`` is None with fewer than 5
-    classes. Harmonic and geometric mean are 0 when a class is never right.
+    classes, or with 5 stored ones or fewer of many. Harmonic and geometric mean are 0 when a class is never right.
     """
     predicted, labels = predictions.predicted, predictions.labels
     correct = predicted == labels
@@ -116,13 +116,14 @@ def measure(predictions: Predictions, classes: int, groups: Mapping[str, Groups]
     seen = per_class[~np.isnan(per_class)]
     weights = {definition: cells(labels, of) for definition, of in groups.items()}
     mean = over_classes(labels, labels)
+    five = classes >= 5 if predictions.classes is None else predictions.z.shape[1] > 5
     return {
         "mean": interval(correct, mean),
         "all": interval(correct, np.full(len(labels), 1 / len(labels))),
         "balanced": is_balanced(labels),
         "groups": {definition: {group: {**interval(correct, of[group]), "classes": len(np.unique(labels[of[group] > 0]))}
                                 for group in GROUPS} for definition, of in weights.items()},
-        "top5": float(np.clip(mean @ (predictions.places < 5), 0, 1)) if classes >= 5 else None,
+        "top5": float(np.clip(mean @ (predictions.places < 5), 0, 1)) if five else None,
         "macro_f1": macro_f1(predicted, labels, classes),
         "worst_class": float(seen.min()),
         "harmonic_mean": float(hmean(seen)) if seen.min() > 0 else 0.0,

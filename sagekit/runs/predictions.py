@@ -83,8 +83,8 @@ class Predictions:
 
     @property
     def places(self) -> np.ndarray:
-        """How many classes each image's logits put before its true one, int (N,); of equal logits the first column leads. It
-        is right below K where K classes are stored."""
+        """How many classes each image's logits put before its true one, int (N,); of equal logits the first column leads.
+        Where K classes are stored the largest answer is K - 1, and may then stand for any larger one."""
         z, column = self.logits, self.true_columns[:, None]
         true = np.take_along_axis(z, column, 1)
         return np.asarray(((z > true) | ((z == true) & (np.arange(z.shape[1]) < column))).sum(1))
