@@ -14,27 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
 
 from . import methods as all_methods
 from .config import PRESETS, Config, parse_assignments
 from .errors import UserError, nearest
 from .studies.study import STUDIES
+from .tables import (console, plain_grid, print_differences, print_measures, print_record, print_report, print_rows, print_runs,
+                     print_summary)
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from .data.check import Report
-    from .runs.run import Run
     from .settings import DataSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="sagekit: fine-tune a CLIP on long-tailed data, and see what each part of the method does.")
-console = Console(highlight=False, emoji=False)
-
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", envvar="SAGEKIT_RUNS", help="Folder of the runs.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -71,7 +64,7 @@ def demo(
     from .studies.demo import demo_runs
 
     finished = list(demo_runs(runs, **_changes(sets, seed=seed)).values())
-    _print_runs(finished, "single", "own")
+    print_runs(finished, "single", "own")
     if not headless:
         console.print(f"Runs are in {runs}/; `sagekit compare {finished[1].path} {finished[2].path}` tests the difference.")
         _open_dashboard(runs)
@@ -109,7 +102,7 @@ def data_command(
     if as_json:
         print(json.dumps(report.plain(), indent=1, ensure_ascii=False))
     else:
-        _print_report(report)
+        print_report(report)
     if plot is not None and (data := report.data) is not None:
         from . import plots
 
@@ -136,40 +129,6 @@ def _data_settings(place: str, data_root: Path | None, sets: list[str] | None) -
     raise UserError(f"there is no folder, list or preset '{place}'.{nearest(place, PRESETS)}")
 
 
-def _print_report(report: Report) -> None:
-    from .data.check import classes
-    from .data.longtail import DEFINITIONS
-
-    console.print(f"{report.place} ({report.kind})", markup=False)
-    if report.data is not None:
-        for line in report.data.summary():
-            console.print(f"  {line}", markup=False, soft_wrap=True)
-        frame = classes(report.data)
-        most = 24
-        shown = frame if len(frame) <= most else frame.iloc[[*range(most // 2), *range(-most // 2, 0)]]
-        grid = _table(*shown.columns)
-        for row in shown.astype(str).itertuples(index=False):
-            grid.add_row(*map(escape, row))
-        console.print(grid)
-        if len(frame) > most:
-            console.print(f"{len(frame) - most} classes between are not shown; --json has all.")
-        for name, of in report.data.groups.items():
-            sizes = ", ".join(f"{group} {len(members)}" for group, members in of.items())
-            console.print(f"{name}: {sizes} classes ({DEFINITIONS[name]})", soft_wrap=True)
-    if report.files:
-        kinds = ", ".join(f"{n:,} {kind}" for kind, n in report.formats.items())
-        sizes = ", ".join(f"{n:,} of {size}" for size, n in list(report.sizes.items())[:4])
-        more = ", ..." if len(report.sizes) > 4 else ""
-        console.print(f"{report.files:,} files opened: {kinds}; {sizes}{more}", soft_wrap=True)
-    for what, frame in (("damaged", report.damaged), ("odd", report.odd), ("the same content twice", report.duplicates)):
-        if len(frame):
-            console.print(f"{what}: {len(frame):,}")
-            for row in frame.head(10).itertuples(index=False):
-                console.print(f"  {'  '.join(map(str, row))}", markup=False, soft_wrap=True)
-            if len(frame) > 10:
-                console.print("  ... --json has all")
-
-
 @app.command()
 def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; default: RUNS/PRESET-METHOD-SEED.")] = None,
@@ -190,7 +149,7 @@ def train(
     config = Config.preset(preset, method, **changes)
     run = train_run(config, out or runs / f"{preset}-{method}-{config.seed}", resume=resume)
     if _is_main_process():
-        _print_runs([run], "single", "own")
+        print_runs([run], "single", "own")
 
 
 @app.command()
@@ -218,9 +177,9 @@ def evaluate(
         return
     for view in found["results"]:
         if found["split"] == "test":
-            _print_runs([opened], view, "own")
+            print_runs([opened], view, "own")
         else:
-            _print_record(opened, found, view)
+            print_record(opened, found, view)
 
 
 @app.command()
@@ -246,7 +205,7 @@ def predict(
         parts = islice(parts, 1)
     first, count, bad = using.save(parts, out, embeddings)
     if out is None:
-        _print_rows(first.head(SHOWN))
+        print_rows(first.head(SHOWN))
         console.print(f"The first {min(SHOWN, len(first))} images; --out FILE.csv writes a row for each.", soft_wrap=True)
     else:
         console.print(f"{out}: {count:,} rows, a row an image.", soft_wrap=True)
@@ -254,14 +213,6 @@ def predict(
         console.print(f"{embeddings}: features float32 ({count - bad:,}, d) and files.", soft_wrap=True)
     if bad:
         console.print(f"{bad:,} of {count:,} files could not be read; the column 'error' says why.")
-
-
-def _print_rows(frame: pd.DataFrame) -> None:
-    columns = [c for c in frame if c in ("file", "class", "probability", "class_2", "probability_2", "true_class", "right")]
-    grid = _table(*columns)
-    for row in frame[columns].to_dict("records"):
-        grid.add_row(*(escape(f"{value:.2f}" if isinstance(value, float) else str(value)) for value in row.values()))
-    console.print(grid)
 
 
 @app.command()
@@ -280,11 +231,11 @@ def compare(
     if not chosen:
         raise UserError(f"there are no finished runs in {runs}; `sagekit demo` makes three.")
     check_comparable(chosen)
-    _print_runs(chosen, view, groups)
+    print_runs(chosen, view, groups)
     if measures:
-        _print_measures(chosen, view, groups)
+        print_measures(chosen, view, groups)
     for other in chosen[1:]:
-        _print_differences(chosen[0], other, differences(chosen[0], other, view, groups))
+        print_differences(chosen[0], other, differences(chosen[0], other, view, groups))
     if len(chosen) > 2:
         console.print(f"{len(chosen) - 1} tables: Holm's correction is within each, not across them.")
 
@@ -343,7 +294,7 @@ def methods(
         console.print(card(name), markup=False, soft_wrap=True)
         return
     frame = listing()
-    grid = _table(*frame.columns)
+    grid = plain_grid(*frame.columns)
     for row in frame.itertuples(index=False):
         grid.add_row(*map(escape, row))
     console.print(grid)
@@ -366,7 +317,7 @@ def presets(
             console.print("\n    ".join(lines), markup=False, soft_wrap=True)
         return
     keys = ("epochs", "alpha", "mu", "gamma", "lambda_1", "lambda_2", "lambda_3")
-    grid = _table("preset", *keys)
+    grid = plain_grid("preset", *keys)
     for preset in PRESETS:
         values = Config.preset(preset).flat
         grid.add_row(preset, *(str(values[key]) for key in keys))
@@ -418,7 +369,7 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
     frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
     summary = save(frame, runs / name)
     if (frame["status"] == "finished").any():
-        _print_summary(name, summary, bool(frame["balanced"].dropna().all()), mini="mini world" in set(frame["data"]))
+        print_summary(name, summary, bool(frame["balanced"].dropna().all()), mini="mini world" in set(frame["data"]))
     failed = frame[frame["status"] == "failed"]
     for row in failed.to_dict("records"):
         console.print(f"failed: {row['row']}, seed {row['seed']}: {row['error']}", markup=False)
@@ -429,119 +380,10 @@ def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int 
         raise typer.Exit(1)
 
 
-def _print_summary(name: str, frame: pd.DataFrame, balanced: bool, mini: bool) -> None:
-    from .data import world
-    from .runs.metrics import about_mean, group_names
-    from .studies.summary import corrected
-
-    first, groups, tested = frame["row"].iloc[0], group_names(balanced), ("mean", "tail")
-    held_out = ["val %"] if frame["val"].notna().any() else []
-    frame = corrected(frame, tested)
-    grid = _table("row", "seeds", *held_out, *(f"{g} %" for g in groups),
-                  *(x for g in tested for x in (f"{g}: to {first}", "p (Holm)")), title=name)
-    for row in frame.to_dict("records"):
-        means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in groups]
-        pairs = [cell for g in tested for cell in (_difference(row, g), _number(row[f"{g}_p_holm"]))]
-        grid.add_row(str(row["row"]), str(row["seeds"]), *(f"{row['val']:.1f}" for _ in held_out), *means, *pairs)
-    console.print(grid)
-    console.print("val: mean over classes on the validation images. " * len(held_out) +
-                  f"Top-1 on the test images, mean and 95 % t interval over seeds ({about_mean(balanced)}). Differences: "
-                  "paired by seed and image, 95 % interval and p by a bootstrap over both; Holm: corrected for the "
-                  f"{int(frame[[f'{g}_p' for g in tested]].notna().sum().sum())} comparisons of this table.")
-    if mini:
-        console.print(world.NOTE)
-
-
-def _number(p: float) -> str:
-    return "" if p != p else f"{p:.3f}"  # nan: nothing was compared
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    """A table that fits a narrow terminal: no frame, one space between columns, long names folded and not cut."""
-    return Table(*(Column(name, overflow="fold") for name in columns), title=title, title_justify="left",
-                 box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-
-
 def _is_main_process() -> bool:
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)
-
-
-def _print_runs(runs: list[Run], view: str, definition: str) -> None:
-    from .data import world
-    from .runs.compare import said, table
-    from .runs.metrics import about_mean, group_names
-
-    frame = table(runs, view, definition)
-    balanced = bool(frame["balanced"].all())
-    groups = group_names(balanced)
-    grid = _table("run", "method", *(f"{g} %" for g in groups), "trained", "s", title=said(runs[0], view, definition))
-    for row in frame.to_dict("records"):
-        grid.add_row(str(row["run"]), row["method"], *(_cell(row, g) for g in groups), f"{row['parameters']:,}",
-                     f"{row['seconds']:.0f}")
-    console.print(grid)
-    console.print(f"Top-1 ({about_mean(balanced)}; a group: over its classes), and below it its 95 % Wilson interval over test "
-                  "images; trained: parameters; s: seconds.")
-    if runs[0].metrics["mini_world"]:
-        console.print(world.NOTE)
-
-
-def _print_measures(runs: list[Run], view: str, definition: str) -> None:
-    from .runs.compare import MEASURES, measures
-    from .runs.metrics import group_names
-
-    frame = measures(runs, view, definition)
-    names = {**{g: f"{g} %" for g in group_names(bool(frame["balanced"].all()))}, **{k: f"{v} %" for k, v in MEASURES.items()},
-             "negative_log_likelihood": "NLL, nats"}
-    grid = _table("measure", *(run.name for run in runs), title="All measures")
-    for key, name in names.items():
-        digits = 3 if key == "negative_log_likelihood" else 1
-        grid.add_row(name, *("-" if value != value else f"{value:.{digits}f}" for value in frame[key]))
-    console.print(grid)
-    console.print("Top-5: mean over classes; macro-F1, worst class, harmonic and geometric mean: of the classes; ECE (15 bins) "
-                  "and NLL: over images.")
-
-
-def _print_record(run: Run, record: Mapping[str, Any], view: str) -> None:
-    """What was measured on other images than the test's."""
-    from .runs.compare import VIEW_NAMES
-    from .runs.metrics import about_mean, group_names
-
-    result = record["results"][view]
-    cells = {**result, **result["groups"]["own"]}
-    groups = group_names(result["balanced"])
-    grid = _table("run", *(f"{g} %" for g in groups),
-                  title=f"{record['split']}: {record['images']:,} images, {VIEW_NAMES[view]}")
-    grid.add_row(run.name, *("-" if (c := cells[g])["accuracy"] is None else
-                             f"{100 * c['accuracy']:.1f}\n{100 * c['low']:.1f}-{100 * c['high']:.1f}" for g in groups))
-    console.print(grid)
-    console.print(f"Top-1 ({about_mean(result['balanced'])}), and below it its 95 % Wilson interval over images. The record: "
-                  f"{run.file('metrics', record['split'])}.")
-
-
-def _difference(row: Mapping[Any, Any], group: str) -> str:
-    if row[group + "_difference"] != row[group + "_difference"]:  # nan: the first row, or nothing to pair
-        return ""
-    return f"{row[group + '_difference']:+.1f} [{row[group + '_low']:+.1f}, {row[group + '_high']:+.1f}]"
-
-
-def _cell(row: Mapping[Any, Any], group: str) -> str:
-    return "-" if row[group] != row[group] else f"{row[group]:.1f}\n{row[group + '_low']:.1f}-{row[group + '_high']:.1f}"
-
-
-def _print_differences(base: Run, other: Run, frame: pd.DataFrame) -> None:
-    from .runs.metrics import group_names
-
-    balanced = bool(base.metrics["results"]["single"]["balanced"])
-    grid = _table("group", "difference (points)", "95 % interval", "p", "p (Holm)", "test", "images",
-                  title=f"{other.name} minus {base.name}, paired on the same images")
-    for row in frame[frame["group"].isin(group_names(balanced))].to_dict("records"):
-        grid.add_row(row["group"], f"{row['difference']:+.1f}", f"[{row['low']:+.1f}, {row['high']:+.1f}]", f"{row['p']:.3f}",
-                     f"{row['p_holm']:.3f}", row["test"], str(row["images"]))
-    console.print(grid)
-    console.print("p: of the test that is named; random signs where images weigh unequally. Holm within this table. Interval: "
-                  "paired bootstrap over test images.")
 
 
 def main(arguments: list[str] | None = None) -> None:

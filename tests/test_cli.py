@@ -161,7 +161,7 @@ def test_the_seed_may_be_a_setting(words, seed, monkeypatch, capsys):
     monkeypatch.setattr(cli, "_is_main_process", lambda: False)
     assert call("train", "--runs", "here", *words, capsys=capsys)[0] == 0
     monkeypatch.setattr(demo, "demo_runs", lambda runs, seed=0, **changes: seen.append((seed, runs)) or {})
-    monkeypatch.setattr(cli, "_print_runs", lambda *shown: None)
+    monkeypatch.setattr(cli, "print_runs", lambda *shown: None)
     assert call("demo", "--headless", "--runs", "here", *words, capsys=capsys)[0] == 0
     assert seen == [(seed, Path(f"here/mini-sage-{seed}")), (seed, Path("here"))]
 
