@@ -20,8 +20,17 @@ from . import methods as all_methods
 from .config import PRESETS, Config, parse_assignments
 from .errors import UserError, nearest
 from .studies.study import STUDIES
-from .tables import (console, plain_grid, print_differences, print_measures, print_record, print_report, print_rows, print_runs,
-                     print_summary)
+from .tables import (
+    console,
+    plain_grid,
+    print_differences,
+    print_measures,
+    print_record,
+    print_report,
+    print_rows,
+    print_runs,
+    print_summary,
+)
 
 if TYPE_CHECKING:
     from .settings import DataSettings
