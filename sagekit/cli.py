@@ -266,8 +266,16 @@ def fold(
 
 
 @app.command()
-def export(run: RunPath) -> None:
+def export(
+    run: RunPath,
+    peft: Annotated[bool, typer.Option("--peft", help="A LoRA run's products, for the PEFT library, in place of ONNX.")] = False,
+) -> None:
     """Write a run's network as model.onnx, for ONNX Runtime (needs onnx and onnxscript); class names in its metadata."""
+    if peft:
+        from .training.peft import export_peft
+
+        console.print(f"{export_peft(run)}: for PEFT on Hugging Face's CLIPModel; the classifier stays in the run.", soft_wrap=True)
+        return
     from .training.export import export_onnx
 
     _say_onnx(export_onnx(run))

@@ -224,4 +224,5 @@ def test_an_own_folder_from_end_to_end(tmp_path, capsys):
     metrics = json.loads((run / "metrics.json").read_text())
     assert (metrics["class_names"], metrics["test_images"]) == (["ant", "bee"], 6)
     assert any("damaged" in note for note in metrics["notes"])
+    assert [name.removeprefix(f"{root}/") for name in metrics["skipped_files"]] == ["train/insects/ant/0.jpg"]
     assert json.loads((run / "metrics-val.json").read_text())["images"] == 4

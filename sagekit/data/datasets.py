@@ -105,6 +105,7 @@ def _leave_out_bad(found: Found, settings: DataSettings, workers: int, show: boo
         if settings.bad_images == "refuse":
             raise UserError(f"{said}{', ...' if len(bad) > 3 else ''}. Mend them, or go on without: --set bad_images=skip.")
         found.notes.append(f"{said}; left out")
+        found.skipped += [str(split.paths[i]) for i in bad]  # type: ignore[index]
         found.splits[name] = split.take(torch.tensor([i for i in range(len(split)) if i not in bad], dtype=torch.long))
 
 
@@ -262,7 +263,7 @@ def _finished(found: Found, settings: DataSettings) -> DataSet:
     groups = {name: longtail.groups(n, settings.head_above, settings.tail_below) for name, n in by.items()}
     data = DataSet(settings.data_name or found.name, found.splits["train"], found.splits["test"], found.names, counts,
                    {**groups, "thirds": longtail.thirds(counts)}, found.splits.get("val"), found.keys, found.wordless,
-                   notes=found.notes)
+                   notes=found.notes, skipped=found.skipped)
     data.sentences = _sentences(data, settings)
     return data
 

@@ -106,6 +106,7 @@ class Found:
     wordless: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     counts100: np.ndarray | None = None
 
 
@@ -114,7 +115,7 @@ class DataSet:
     """``class_names``: as prompts say them. ``class_counts`` int64 (C,): training images a class. ``groups``: head, medium and
     tail by each definition that the set has (``longtail.DEFINITIONS``). ``keys``: folder, or label, by which the set knows a
     class. ``wordless``: keys of classes whose name says no word. ``sentences``: own texts of each class, in place of prompts.
-    ``notes``: what was understood, left out or assumed, a line each."""
+    ``notes``: what was understood, left out or assumed, a line each. ``skipped``: files that are no whole images."""
 
     name: str
     train: Split
@@ -127,6 +128,7 @@ class DataSet:
     wordless: list[str] = field(default_factory=list)
     sentences: list[list[str]] | None = None
     notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def shown_names(self) -> list[str]:

@@ -150,6 +150,7 @@ class _Measuring:
             "class_counts": data.class_counts.tolist(),
             "groups": {name: {group: classes.tolist() for group, classes in of.items()} for name, of in data.groups.items()},
             "thresholds": [self.config.data.head_above, self.config.data.tail_below],
+            "skipped_files": data.skipped,
             "notes": data.notes,
             "trainable_parameters": self.model.parameter_counts(),
             "train_seconds": float(history["seconds"].sum()) if len(history) else 0.0,

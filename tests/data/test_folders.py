@@ -132,6 +132,7 @@ def test_bad_images_can_be_left_out(tmp_path):
         load_data(own(tmp_path))
     data = load_data(own(tmp_path, bad_images="skip"))
     assert len(data.train) + len(data.test) == 6
+    assert data.skipped == [str(tmp_path / "ant" / "1.jpg"), str(tmp_path / "bee" / "2.jpg")]
     assert any("2 of 8 files" in note and "left out" in note for note in data.notes)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import sagekit as sk
 from sagekit import UserError
+from sagekit.cli import main
 from sagekit.networks import mini, weights
 from sagekit.networks.backbone import Backbone
 from sagekit.training.peft import export_peft
@@ -61,6 +62,14 @@ def test_peft_s_arithmetic_gives_the_run_s_feature(lora, data, backbone):
     images = data.test.images[:8]
     torch.testing.assert_close(net.features(images), model.features(images).own, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(backbone.features(images), net.features(images), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_command_writes_it_too(lora, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(lora.path), "--peft"])
+    assert end.value.code == 0
+    assert "for PEFT on Hugging Face's CLIPModel" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["lift", "sage", "zero_shot"])
