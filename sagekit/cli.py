@@ -268,13 +268,14 @@ def fold(
 @app.command()
 def export(
     run: RunPath,
-    peft: Annotated[bool, typer.Option("--peft", help="A LoRA run's products, for the PEFT library, in place of ONNX.")] = False,
+    peft: Annotated[bool, typer.Option("--peft", help="Instead, a LoRA run's products for the PEFT library.")] = False,
 ) -> None:
     """Write a run's network as model.onnx, for ONNX Runtime (needs onnx and onnxscript); class names in its metadata."""
     if peft:
         from .training.peft import export_peft
 
-        console.print(f"{export_peft(run)}: for PEFT on Hugging Face's CLIPModel; the classifier stays in the run.", soft_wrap=True)
+        folder = export_peft(run)
+        console.print(f"{folder}: for PEFT on Hugging Face's CLIPModel; the classifier stays in the run.", soft_wrap=True)
         return
     from .training.export import export_onnx
 
