@@ -53,8 +53,8 @@ def seconds(view: Callable[[int], object], calls: int) -> float:
 def measured(path: Path, calls: int) -> tuple[float, float, torch.Tensor]:
     """Seconds of a training view and of a test view, and the test view."""
     train = seconds(lambda n: photos.train_views(path, 224, (crop,), VIEWS, torch.Generator().manual_seed(n)), calls)
-    test = seconds(lambda _: photos.evaluation_views(path, 224, VIEWS, False), calls)
-    return train, test, photos.evaluation_views(path, 224, VIEWS, False)
+    test = seconds(lambda _: photos.evaluation_views(path, 224, VIEWS, False, "bilinear"), calls)
+    return train, test, photos.evaluation_views(path, 224, VIEWS, False, "bilinear")
 
 
 def main() -> None:

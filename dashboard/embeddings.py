@@ -45,7 +45,7 @@ def _thumbnails(path: str, stamp: object, size: int) -> list[str]:
     run = Run(path)
     uris = []
     for split in _splits(run).values():
-        pixels, _ = single_views(split, run.config.views, size)
+        pixels, _ = single_views(split, run.config.views, size, "bilinear")
         for picture in (255 * pixels).round().byte().permute(0, 2, 3, 1).numpy():
             file = io.BytesIO()
             Image.fromarray(picture).resize((72, 72)).save(file, "JPEG", quality=80)

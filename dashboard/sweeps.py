@@ -24,7 +24,7 @@ st.caption(f"{len(results)} runs: " + ", ".join(f"{status[s]} {s}" for s in ("fi
            + ". Mean top-1 and 95 % t interval over seeds; mean: over classes; single view, groups by the data's own counts."
            + (f" {world.NOTE}" if "data" in results and "mini world" in set(results["data"]) else ""))
 if status.get("finished"):
-    st.markdown(f"The {best_line(results)}.".replace("The no ", "No ", 1))
+    st.markdown(f"{best_line(results)}.")
 points = axes_of(results)
 balanced = "balanced" in results and bool((results["balanced"].dropna() == True).all())  # noqa: E712 (objects where some failed)
 groups = group_names(balanced)

@@ -59,9 +59,10 @@ def _sliders(run: Run, view: str, definition: str) -> None:
     st.caption("Points that no other tau beats in both head and tail are filled. They are measured on the test images.")
     held_out = shared.validation(run, view)
     if held_out is None:
-        best = found.sort_values("mean", ascending=False, kind="stable").iloc[0]
-        st.markdown(f"tau = {best['tau']:g} has the highest mean: {best['mean']:.1f} %, **chosen on the test images**, which "
-                    "flatters it: this run has no validation images.")
+        tau = whatif.best_tau(stored, counts, s_v, s_t)
+        mean = found.set_index("tau").loc[tau, "mean"]
+        st.markdown(f"tau = {tau:g} has the highest mean: {mean:.1f} %, **chosen on the test images**, which flatters it: this "
+                    "run has no validation images.")
     else:
         tau = whatif.best_tau(held_out, counts, s_v, s_t)
         chosen = found.set_index("tau").loc[tau]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -16,6 +16,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest of ``known``, or the empty string when nothing is close."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{match[0]}'?" if match else ""
+
+
+def few(items: Sequence[str]) -> str:
+    """The first three of ``items``, with dots where there are more."""
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
 
 
 def show_one_line() -> None:

@@ -63,6 +63,12 @@ class DataSettings(Part):
     class_texts: Path | None = Field(
         None, description="own sentences in place of prompts: JSON {class: [sentences]} or CSV with the columns class, text")
 
+    @model_validator(mode="after")
+    def _ordered(self) -> DataSettings:
+        if self.tail_below > self.head_above + 1:
+            raise ValueError(f"tail_below {self.tail_below} is above head_above {self.head_above}: a class would be both")
+        return self
+
 
 class NetworkSettings(Part):
     """Which network: a frozen CLIP, or one that is trained from scratch."""

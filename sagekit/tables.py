@@ -97,16 +97,14 @@ def print_measures(runs: list[Run], view: str, definition: str) -> None:
 
 def print_record(run: Run, record: Mapping[str, Any], view: str) -> None:
     """What was measured on other images than the test's."""
-    from .runs.compare import VIEW_NAMES
+    from .runs.compare import VIEW_NAMES, percent
     from .runs.metrics import about_mean, group_names
 
     result = record["results"][view]
-    cells = {**result, **result["groups"]["own"]}
-    groups = group_names(result["balanced"])
+    row, groups = percent(result, "own"), group_names(result["balanced"])
     grid = plain_grid("run", *(f"{g} %" for g in groups),
                   title=f"{record['split']}: {record['images']:,} images, {VIEW_NAMES[view]}")
-    grid.add_row(run.name, *("-" if (c := cells[g])["accuracy"] is None else
-                             f"{100 * c['accuracy']:.1f}\n{100 * c['low']:.1f}-{100 * c['high']:.1f}" for g in groups))
+    grid.add_row(run.name, *(_cell(row, g) for g in groups))
     console.print(grid)
     console.print(f"Top-1 ({about_mean(result['balanced'])}), and below it its 95 % Wilson interval over images. The record: "
                   f"{run.file('metrics', record['split'])}.")

@@ -88,7 +88,7 @@ def test_a_sweep_is_summarised_and_failures_are_listed(tmp_path, capsys):
     assert "failed: lr=1000000000000.0, seed 0: UserError: the loss is" in out
     assert "Mini-world numbers" in out
     assert {p.name for p in (tmp_path / "rates").iterdir()} == {"results.csv", "summary.csv"}
-    assert out.splitlines()[-1].startswith("best by validation images: lr=0.01 (val ")
+    assert out.splitlines()[-1].startswith("Best by validation images: lr=0.01 (val ")
     assert "val %" in out
 
 

@@ -344,7 +344,7 @@ def test_sweeps_choose_on_validation(many):
         "a=2,0,p,,finished,d,80,80,,80,80,70\n")
     app = opened("sweeps", sweep="pairs")
     assert not app.exception
-    assert "The best by validation images: a=2 (val 70.0 %, test 80.0 %)." in shown(app)
+    assert "Best by validation images: a=2 (val 70.0 %, test 80.0 %)." in shown(app)
     assert app.dataframe[0].value.set_index("row").loc["a=2", "val"] == 70
 
 

@@ -97,6 +97,8 @@ FOLDERS = {
                                 r"must name the columns class,text"),
     "too large a batch": (["ant/3", "bee/3"], None, ["batch_size=99"], r"batch_size is 99 and the training set has 4 images"),
     "a share of all": (["ant/3", "bee/3"], None, ["test_share=1"], r"setting 'test_share'"),
+    "thresholds that cross": (["ant/3", "bee/3"], None, ["tail_below=50", "head_above=20"],
+                              r"tail_below 50 is above head_above 20"),
     "an unknown rule": (["ant/3", "bee/3"], None, ["thin_classes=drop"],
                         r"setting 'thin_classes': .*'refuse', 'train' or 'leave_out'"),
 }

@@ -91,10 +91,10 @@ def train_batches(split: Split, feed: Feed, settings: ViewSettings, size: int, s
 
 
 def evaluation_batches(split: Split, settings: ViewSettings, size: int, device: torch.device, ensembling: bool, rank: int = 0,
-                       processes: int = 1, workers: int = 0,
-                       interpolation: Interpolation = "bilinear") -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+                       processes: int = 1, workers: int = 0, *,
+                       interpolation: Interpolation) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Yield (views, index) for this process's share of a split in order: one centre view or five crops, each float
-    (b, 3, size, size), and the images' places ``index`` (b,) in the split."""
+    (b, 3, size, size), and the images' places ``index`` (b,) in the split. ``size`` and ``interpolation`` are the method's."""
     index = torch.arange(rank, len(split), processes)
     chunks = list(index.split(500 if split.images is not None and size < 100 else 64))
     if split.images is not None:
@@ -108,7 +108,7 @@ def evaluation_batches(split: Split, settings: ViewSettings, size: int, device: 
 
 
 def single_views(split: Split, settings: ViewSettings, size: int,
-                 interpolation: Interpolation = "bilinear") -> tuple[Tensor, Tensor | None]:
+                 interpolation: Interpolation) -> tuple[Tensor, Tensor | None]:
     """What the model sees of a few test images: float (N, 3, size, size) in 0..1 on the CPU, and the object's pixels in the
     same crop, bool (N, size, size), where they are known."""
     batches = evaluation_batches(split, settings, size, torch.device("cpu"), False, interpolation=interpolation)

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from joblib import Parallel, cpu_count, delayed
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, few
 from ..progress import bar
 from ..settings import DataSettings
 from . import photos
 from .datasets import find, load_data
+from .heads import reason
 from .longtail import GROUPS
 from .splits import DataSet, Split
 
@@ -96,16 +97,18 @@ def look(settings: DataSettings, workers: int | None = None, show: bool = True) 
     report = Report(place, settings.dataset)
     found = find(settings)
     files = {name: split for name, split in found.splits.items() if split.paths}
-    if files:
-        paths = [path for split in files.values() for path in split.paths or []]
-        _tell(report, files, found.keys, paths, list(opened(paths, workers, show)), settings.data_root)
+    paths = [path for split in files.values() for path in split.paths or []]
+    whole = list(opened(paths, workers, show))
+    _tell(report, files, found.keys, paths, whole, settings.data_root)
     try:
         report.data = load_data(settings, workers or cpu_count(), show)
     except UserError as error:
         report.refusal = str(error)
-    if not report.refusal and len(report.damaged) and settings.bad_images == "refuse":
-        report.refusal = (f"{len(report.damaged):,} of {report.files:,} files are damaged, such as "
-                          f"{report.damaged['file'].iloc[0]}. Mend them, or go on without: --set bad_images=skip.")
+    skipped = set(report.data.skipped if report.data is not None else ())
+    missed = [str(path) for path, one in zip(paths, whole, strict=True) if one.problem and str(path) not in skipped]
+    if missed and not report.refusal:
+        report.refusal = (f"{len(missed):,} file(s) begin and end well but are damaged inside, where training would stop: "
+                          f"{few(missed)}. Mend or remove them.")
     return report
 
 
@@ -137,12 +140,8 @@ def _open(path: Path) -> Opened:
             height, width = photos.upright_size(image)
             kind, odd = str(image.format), _oddity(image, path)
         photos.decoded(path)
-    except UserError as error:
-        return Opened("", 0, 0, "", str(error).rpartition("(")[2].rstrip(").")[:80], digest)
-    except UnidentifiedImageError:
-        return Opened("", 0, 0, "", "no image", digest)
-    except Exception as error:  # whatever a damaged header makes Pillow raise
-        return Opened("", 0, 0, "", (str(error).splitlines() or [type(error).__name__])[0][:80], digest)
+    except Exception as error:  # whatever a damaged file makes Pillow raise
+        return Opened("", 0, 0, "", reason(error), digest)
     return Opened(kind, width, height, odd, "", digest)
 
 

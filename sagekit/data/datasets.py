@@ -4,9 +4,9 @@
 
     files that are no whole images       refused, or left out                                  bad_images
     test, where none is given            a share of each class, or as many of each             test_share, test_per_class
+    classes that one side lacks          refused, kept in training, or left out                thin_classes
     validation, where none is given      a share of each class's training images               val_share
     long tail, where asked for           n_i = min(own, profile), in order of size             imbalance_ratio, largest_class
-    classes that one side lacks          refused, kept in training, or left out                thin_classes
     small images of one size             held in memory                                        ``SMALL``, ``MEMORY``
 
 Each step says in ``notes`` what it understood, left out or assumed. Whatever is wrong is one ``UserError`` line.
@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, few
 from ..progress import bar
 from ..settings import DataSettings
 from . import cifar, folders, lists, longtail, photos, world
@@ -41,10 +41,10 @@ def load_data(settings: DataSettings, workers: int = 2, show: bool = False) -> D
     found = find(settings)
     _leave_out_bad(found, settings, workers, show)
     _keep_a_test(found, settings)
-    _keep_validation(found, settings)
-    if found.counts100 is None:
-        found.counts100 = _make_long_tailed(found, settings)
     _mend_thin_classes(found, settings)
+    _keep_validation(found, settings)
+    if settings.imbalance_ratio is not None and found.counts100 is None:
+        _make_long_tailed(found, settings.imbalance_ratio, settings)
     _repeated(found)
     _hold_in_memory(found, workers, show)
     return _finished(found, settings)
@@ -99,13 +99,14 @@ def _leave_out_bad(found: Found, settings: DataSettings, workers: int, show: boo
         bad = bad_files(split.paths or [], workers, show)
         if not bad:
             continue
-        first = ", ".join(f"{split.paths[i]} ({why})" for i, why in list(bad.items())[:3])  # type: ignore[index]
+        files = {str((split.paths or [])[place]): why for place, why in bad.items()}
         of = "" if name == "whole" else f" of {name}"
+        first = few([f"{file} ({why})" for file, why in files.items()])
         said = f"{len(bad):,} of {len(split):,} files{of} are damaged or no images: {first}"
         if settings.bad_images == "refuse":
-            raise UserError(f"{said}{', ...' if len(bad) > 3 else ''}. Mend them, or go on without: --set bad_images=skip.")
+            raise UserError(f"{said}. Mend them, or go on without: --set bad_images=skip.")
         found.notes.append(f"{said}; left out")
-        found.skipped += [str(split.paths[i]) for i in bad]  # type: ignore[index]
+        found.skipped += files
         found.splits[name] = split.take(torch.tensor([i for i in range(len(split)) if i not in bad], dtype=torch.long))
 
 
@@ -153,24 +154,19 @@ def _parted(whole: Split, kept: np.ndarray, seed: int) -> tuple[Split, Split]:
     return left, kept_out
 
 
-def _make_long_tailed(found: Found, settings: DataSettings) -> np.ndarray | None:
-    """Draw the long tail that is asked for; training counts at ratio 100 where the kit makes the tail."""
-    ratio, train = settings.imbalance_ratio, found.splits["train"]
-    if ratio is None:
-        return None
+def _make_long_tailed(found: Found, ratio: float, settings: DataSettings) -> None:
+    """Draw the long tail that is asked for, and keep what its counts would be at ratio 100."""
+    train = found.splits["train"]
     own = counted(train, len(found.keys))
-    if own.min() == 0:
-        return None  # said by the rule for thin classes
-    counts = longtail.served(own, settings.largest_class, ratio)
+    counts, found.counts100 = (longtail.served(own, settings.largest_class, beta) for beta in (ratio, 100.0))
+    if counts.min() < 1:
+        top = counts.max()
+        raise UserError(f"imbalance_ratio {ratio:g} leaves the smallest classes without images, as the largest has {top}; at "
+                        f"most {top} goes.")
     chosen = longtail.subsample(train.labels.numpy(), counts, settings.data_seed)
     found.splits["train"] = train.take(torch.from_numpy(chosen))
-    reached = counts.max() / counts.min()
     found.notes.append(f"long tail: {len(chosen):,} of {len(train):,} training images, {counts.max():,} to {counts.min():,} a "
-                       f"class; ratio asked {ratio:g}, reached {reached:.4g}")
-    order = np.argsort(-own, kind="stable")
-    wanted = np.empty_like(own)
-    wanted[order] = longtail.profile(len(own), min(settings.largest_class, int(own.max())), 100.0)
-    return np.minimum(own, wanted)
+                       f"class; ratio asked {ratio:g}, reached {counts.max() / counts.min():.4g}")
 
 
 def _mend_thin_classes(found: Found, settings: DataSettings) -> None:
@@ -182,14 +178,14 @@ def _mend_thin_classes(found: Found, settings: DataSettings) -> None:
         return
     out = set(without_train.tolist()) | (set(without_test.tolist()) if settings.thin_classes == "leave_out" else set())
     if found.empty:
-        found.notes.append(f"{len(found.empty)} class folder(s) without images left out: {_few(found.empty)}")
+        found.notes.append(f"{len(found.empty)} class folder(s) without images left out: {few(found.empty)}")
     if out:
         found.notes.append(f"{len(out)} class(es) left out, which training or test has no image of: "
-                           f"{_few([found.keys[c] for c in sorted(out)])}")
+                           f"{few([found.keys[c] for c in sorted(out)])}")
         _without(found, out)
     if settings.thin_classes == "train" and len(without_test):
         found.notes.append(f"{len(without_test)} class(es) are in training only, and no test image shows them: "
-                           f"{_few([found.keys[c] for c in without_test])}")
+                           f"{few([found.keys[c] for c in without_test])}")
 
 
 def _refuse_thin(found: Found, train: np.ndarray, test: np.ndarray, settings: DataSettings) -> None:
@@ -220,12 +216,9 @@ def _without(found: Found, out: set[int]) -> None:
         found.splits[name] = kept
     gone = {found.keys[c] for c in out}
     found.keys, found.names = ([words[c] for c in stay] for words in (found.keys, found.names))
+    found.labels = None if found.labels is None else [found.labels[c] for c in stay]
     found.wordless = [key for key in found.wordless if key not in gone]
     found.counts100 = None if found.counts100 is None else found.counts100[stay]
-
-
-def _few(items: list[str]) -> str:
-    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
 
 
 def _repeated(found: Found) -> None:
@@ -263,7 +256,7 @@ def _finished(found: Found, settings: DataSettings) -> DataSet:
     groups = {name: longtail.groups(n, settings.head_above, settings.tail_below) for name, n in by.items()}
     data = DataSet(settings.data_name or found.name, found.splits["train"], found.splits["test"], found.names, counts,
                    {**groups, "thirds": longtail.thirds(counts)}, found.splits.get("val"), found.keys, found.wordless,
-                   notes=found.notes, skipped=found.skipped)
+                   notes=found.notes, skipped=found.skipped, labels=found.labels)
     data.sentences = _sentences(data, settings)
     return data
 

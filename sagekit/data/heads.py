@@ -13,7 +13,6 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import UserError
 from ..progress import bar
 from . import photos
 
@@ -59,10 +58,14 @@ def _head(path: Path, changed: int, size: int) -> tuple[str, tuple[int, int]]:
             tail = file.read()
         if kind not in ENDS or ENDS[kind] not in tail:
             photos.decoded(path)
-    except UserError as error:
-        return str(error).rpartition("(")[2].rstrip(")."), (0, 0)
-    except UnidentifiedImageError:
-        return "no image", (0, 0)
     except Exception as error:  # whatever a damaged header makes Pillow raise
-        return (str(error).splitlines() or [type(error).__name__])[0][:80], (0, 0)
+        return reason(error), (0, 0)
     return "", (width, height)
+
+
+def reason(error: BaseException) -> str:
+    """Why a file is no whole image, in a few words, by what opening or decoding it raised."""
+    found = error.__cause__ or error
+    if isinstance(found, UnidentifiedImageError):
+        return "no image"
+    return (str(found).splitlines() or [type(found).__name__])[0][:80]

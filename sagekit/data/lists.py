@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, few
 from ..settings import DataSettings
 from .names import named, read_text
 from .splits import Found, Split
@@ -72,8 +72,8 @@ def read_list(file: Path, root: Path) -> tuple[Split, list[str]]:
     paths = [Path(os.path.normpath(root / path)) for path in listed.paths]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise UserError(f"{file}: {len(missing):,} of {len(paths):,} files are not there: {', '.join(map(str, missing[:3]))}"
-                        f"{', ...' if len(missing) > 3 else ''}. Name the folder that paths are relative to with --data-root.")
+        raise UserError(f"{file}: {len(missing):,} of {len(paths):,} files are not there: "
+                        f"{few([str(path) for path in missing])}. Name the folder that paths are relative to with --data-root.")
     return Split(torch.tensor(listed.labels), paths=paths), listed.notes
 
 
@@ -91,7 +91,8 @@ def read(settings: DataSettings) -> Found:
     for part, name in given.items():
         splits[part], said = read_list(root / name, root)
         notes += said
-    if min(int(split.labels.min()) for split in splits.values()) == 1:
+    lowest = min(int(split.labels.min()) for split in splits.values())
+    if lowest == 1:
         notes.append("labels start at 1: moved to 0")
         for split in splits.values():
             split.labels -= 1
@@ -103,7 +104,8 @@ def read(settings: DataSettings) -> Found:
     texts = class_folders(root, splits.get("train") or splits["whole"], classes)
     keys = [text or str(label) for label, text in enumerate(texts)]
     names = named(root, keys, keys, numbers=True)
-    return Found(Path(settings.train_list).stem, keys, names.names, splits, names.wordless, [], [*notes, *names.notes])
+    return Found(Path(settings.train_list).stem, keys, names.names, splits, names.wordless, [], [*notes, *names.notes],
+                 labels=list(range(lowest == 1, classes + (lowest == 1))))
 
 
 def class_folders(root: Path, train: Split, classes: int) -> list[str]:

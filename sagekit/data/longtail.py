@@ -41,14 +41,11 @@ def profile(classes: int, largest: int, imbalance_ratio: float) -> np.ndarray:
 def served(own: np.ndarray, largest: int, imbalance_ratio: float) -> np.ndarray:
     """Images of each class, int64 (C,), that data with ``own`` (C,) can give to a profile of this ratio.
 
-    The profile starts from the largest class, ``largest`` at most; in order of size, a class gives n_i = min(own, profile).
-    Raises ``UserError`` when the profile leaves a class without images.
+    The profile starts from the largest class, ``largest`` at most; in order of size, a class gives n_i = min(own, profile),
+    which is 0 where the profile is.
     """
     order = np.argsort(-own, kind="stable")
     wanted = profile(len(own), min(largest, int(own.max())), imbalance_ratio)
-    if wanted.min() < 1:
-        raise UserError(f"imbalance_ratio {imbalance_ratio:g} leaves the smallest classes without images, as the largest has "
-                        f"{wanted.max()}; at most {wanted.max()} goes.")
     counts = np.empty(len(own), np.int64)
     counts[order] = np.minimum(own[order], wanted)
     return counts

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import UserError, few, nearest
 
 CLASS_NAMES_FILE = "classnames.txt"
 CATEGORY_FILES = ("categories.json", "train2018.json")
@@ -39,7 +39,7 @@ class Names:
 def natural(text: str) -> list[tuple[int, int, str]]:
     """A sort key: numbers inside a name by their value, letters in any case."""
     parts = re.split(r"([0-9]+)", text.casefold())
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts if part]
 
 
 def says_word(name: str) -> bool:
@@ -86,20 +86,16 @@ def named(root: Path, keys: Sequence[str], texts: Sequence[str], numbers: bool =
     wordless = [key for key, name, text in zip(keys, names, last, strict=True)
                 if not says_word(name) or (key not in found and not says_word(readable(text)))]
     if found and (rest := [key for key in keys if key not in found]):
-        notes.append(f"{len(rest)} class(es) without a name there keep their folder's: {_few(rest)}")
+        notes.append(f"{len(rest)} class(es) without a name there keep their folder's: {few(rest)}")
     changed = [f"{text} -> {name}" for key, text, name in zip(keys, texts, own, strict=True)
                if key not in found and text != name]
     if changed:
-        notes.append(f"{len(changed)} prompt name(s) made readable: {_few(changed)}")
+        notes.append(f"{len(changed)} prompt name(s) made readable: {few(changed)}")
     alike = sorted(name for name, times in Counter(names).items() if times > 1)
     if alike:
-        notes.append(f"{len(alike)} name(s) stand for several classes, which a prompt cannot tell apart: {_few(alike)}; "
+        notes.append(f"{len(alike)} name(s) stand for several classes, which a prompt cannot tell apart: {few(alike)}; "
                      f"{CLASS_NAMES_FILE} can name them")
     return Names(names, wordless, notes)
-
-
-def _few(items: Sequence[str]) -> str:
-    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
 
 
 def read_text(file: Path) -> tuple[str, list[str]]:
@@ -222,9 +218,9 @@ def read_sentences(file: Path, keys: Sequence[str], names: Sequence[str]) -> tup
             found[place].append(sentence.strip())
     without = [key for key, own in zip(keys, found, strict=True) if not own]
     if without:
-        raise UserError(f"{file} has no sentence for {len(without)} class(es): {_few(without)}.{nearest(without[0], odd)}")
+        raise UserError(f"{file} has no sentence for {len(without)} class(es): {few(without)}.{nearest(without[0], odd)}")
     if odd:
-        notes.append(f"{file.name} speaks of {len(set(odd))} class(es) that are not here: {_few(sorted(set(odd)))}")
+        notes.append(f"{file.name} speaks of {len(set(odd))} class(es) that are not here: {few(sorted(set(odd)))}")
     return found, notes
 
 

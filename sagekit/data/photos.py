@@ -92,8 +92,7 @@ def _shifted(path: Path, size: int, view: View, settings: ViewSettings, g: torch
     return views.crop_and_resize(centre[None], boxes, size, flips)[0].round().byte(), seeds
 
 
-def evaluation_views(path: Path, size: int, settings: ViewSettings, ensembling: bool,
-                     interpolation: Interpolation = "bilinear") -> Tensor:
+def evaluation_views(path: Path, size: int, settings: ViewSettings, ensembling: bool, interpolation: Interpolation) -> Tensor:
     """The centre view of the file or its five crops, float (1 or 5, 3, size, size) in 0..1. Raises as ``train_views``.
 
     Resized as bytes, as LIFT's transforms do: several times faster than in floats.
@@ -138,7 +137,7 @@ def _opened(file: Path | io.BytesIO, name: str, kinds: tuple[str, ...] | None = 
         with Image.open(file, formats=kinds or formats()) as image:
             yield image
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} is damaged or not an image ({str(error)[:80]}).") from None
+        raise UserError(f"{name} is damaged or not an image ({str(error)[:80]}).") from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

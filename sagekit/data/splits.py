@@ -97,7 +97,8 @@ def _readable() -> Iterator[None]:
 class Found:
     """What lies at a place, before anything is made of it: C classes by ``keys`` and ``names``, and ``splits``: train, val,
     test, or ``whole`` where the test is still to be kept from it. ``empty``: keys of class folders without an image.
-    ``counts100``: training counts (C,) at imbalance ratio 100, of a set whose long tail is made already."""
+    ``labels``: what a list calls each class, where its images come from lists. ``counts100``: training counts (C,) at imbalance
+    ratio 100, where the kit makes the long tail."""
 
     name: str
     keys: list[str]
@@ -107,6 +108,7 @@ class Found:
     empty: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    labels: list[int] | None = None
     counts100: np.ndarray | None = None
 
 
@@ -115,7 +117,8 @@ class DataSet:
     """``class_names``: as prompts say them. ``class_counts`` int64 (C,): training images a class. ``groups``: head, medium and
     tail by each definition that the set has (``longtail.DEFINITIONS``). ``keys``: folder, or label, by which the set knows a
     class. ``wordless``: keys of classes whose name says no word. ``sentences``: own texts of each class, in place of prompts.
-    ``notes``: what was understood, left out or assumed, a line each. ``skipped``: files that are no whole images."""
+    ``notes``: what was understood, left out or assumed, a line each. ``skipped``: files that are no whole images.
+    ``labels``: what an image list calls each class; None where no lists are read."""
 
     name: str
     train: Split
@@ -129,6 +132,7 @@ class DataSet:
     sentences: list[list[str]] | None = None
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    labels: list[int] | None = None
 
     @property
     def shown_names(self) -> list[str]:

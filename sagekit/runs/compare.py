@@ -63,11 +63,16 @@ def line(run: Run, view: str = "single", definition: str = "own") -> dict[str, A
     result = run.metrics["results"][view]
     row = {"run": run.name, "method": run.config.method, "data": run.metrics["data"], "seed": run.config.seed,
            "balanced": result["balanced"]}
-    found = {**result, **result["groups"][definition]}
-    for group in group_names():
-        row |= {group + end: np.nan if found[group][key] is None else 100 * found[group][key]
-                for end, key in (("", "accuracy"), ("_low", "low"), ("_high", "high"))}
+    row |= percent(result, definition)
     return row | {"parameters": sum(run.metrics["trainable_parameters"].values()), "seconds": run.metrics["train_seconds"]}
+
+
+def percent(result: dict[str, Any], definition: str) -> dict[str, float]:
+    """``mean``, ``all``, ``head``, ``medium``, ``tail`` of one of a record's ``results``, with ``_low`` and ``_high``, in
+    percent; nan for an empty group."""
+    found = {**result, **result["groups"][definition]}
+    return {group + end: np.nan if found[group][key] is None else 100 * found[group][key]
+            for group in group_names() for end, key in (("", "accuracy"), ("_low", "low"), ("_high", "high"))}
 
 
 def measures(runs: Sequence[Run], view: str = "single", definition: str = "own") -> pd.DataFrame:

@@ -245,9 +245,9 @@ def best_line(results: pd.DataFrame) -> str:
     row, on = best(results)
     chosen = _means(results).loc[row]
     if on == "test":
-        return (f"no validation images: {row} is the best on the test images, so its number flatters it (chosen on the test "
+        return (f"No validation images: {row} is the best on the test images, so its number flatters it (chosen on the test "
                 f"images; test {chosen['test']:.1f} %)")
-    return f"best by validation images: {row} (val {chosen['val']:.1f} %, test {chosen['test']:.1f} %)"
+    return f"Best by validation images: {row} (val {chosen['val']:.1f} %, test {chosen['test']:.1f} %)"
 
 
 def _means(results: pd.DataFrame) -> pd.DataFrame:

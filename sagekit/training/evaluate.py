@@ -8,6 +8,7 @@ again, others get a record of their own.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
     """
     device, processes = accelerator.device, accelerator.num_processes
     batches = evaluation_batches(split, config.views, model.image_size, device, ensembling, accelerator.process_index,
-                                 processes, config.machine.workers, model.interpolation)
+                                 processes, config.machine.workers, interpolation=model.interpolation)
     model.eval()
     show = show and accelerator.is_main_process
     backbone = model.frozen_backbone()
@@ -151,6 +152,7 @@ class _Measuring:
             "groups": {name: {group: classes.tolist() for group, classes in of.items()} for name, of in data.groups.items()},
             "thresholds": [self.config.data.head_above, self.config.data.tail_below],
             "skipped_files": data.skipped,
+            "list_labels": data.labels,
             "notes": data.notes,
             "trainable_parameters": self.model.parameter_counts(),
             "train_seconds": float(history["seconds"].sum()) if len(history) else 0.0,
@@ -193,7 +195,7 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     name = _record_name(str(split), name)
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config.data, config.machine.workers, show) if str(split) in SPLITS else None
-    images = _listed(run, Path(split), config) if data is None else _own(run, str(split), data)
+    images = _listed(run, Path(split), config, show) if data is None else _own(run, str(split), data)
     class_names = run.metrics["prompt_names"] if data is None else data.class_names
     _same_images(run, name, images, config)
     accelerator = accelerator_for(config.machine)
@@ -219,16 +221,21 @@ def _own(run: Run, split: str, data: DataSet) -> Split:
     return data.splits[split]
 
 
-def _listed(run: Run, file: Path, config: Config) -> Split:
+def _listed(run: Run, file: Path, config: Config, show: bool) -> Split:
     """The images of a list, in the run's own classes."""
     root = config.data.data_root
     if not file.is_file() and not (root / file).is_file():
         raise UserError(f"there is no split '{file}', and no image list of that name; splits are {', '.join(SPLITS)}.")
     file = file if file.is_file() else root / file
-    images, _ = read_list(file.resolve(), root)
-    classes = len(run.metrics["class_names"])
-    if (highest := int(images.labels.max())) >= classes:
-        raise UserError(f"{file} has the label {highest}; the run has {classes} classes, 0..{classes - 1}.")
+    images, notes = read_list(file.resolve(), root)
+    known = run.metrics["list_labels"] or list(range(len(run.metrics["class_names"])))
+    places = {label: place for place, label in enumerate(known)}  # the run's own lists may have started at 1, or lost a class
+    odd = next((label for label in images.labels.tolist() if label not in places), None)
+    if odd is not None:
+        raise UserError(f"{file} has the label {odd}; the run has {len(known)} classes, {min(known)}..{max(known)}.")
+    images.labels = torch.tensor([places[label] for label in images.labels.tolist()])
+    if show and notes:
+        print("\n".join(notes), file=sys.stderr)
     return images
 
 

@@ -54,7 +54,7 @@ def export_onnx(path: Path, folded: bool = False) -> Path:
     assert program is not None
     side = model.image_size
     program.model.metadata_props.update({
-        "class_names": json.dumps(run.metrics["class_names"]), "image_size": str(side),
+        "class_names": json.dumps(run.metrics["class_names"]), "image_size": str(side), "interpolation": model.interpolation,
         "images": f"float32 (B, 3, {side}, {side}), RGB in 0..1; the network normalises them itself"})
     out = run.path / ("folded.onnx" if folded else "model.onnx")
     write_atomic(out, lambda file: program.save(str(file), external_data=False))

@@ -32,6 +32,7 @@ from ..data.batches import evaluation_batches
 from ..data.datasets import load_data
 from ..data.folders import hidden
 from ..data.splits import Split
+from ..data.views import Interpolation
 from ..devices import accelerator_for, measuring_precision
 from ..errors import UserError
 from ..files import explained, write_atomic
@@ -119,7 +120,7 @@ def _walked(folder: Path) -> Iterator[tuple[str, list[str]]]:
 def _parts(model: Method, split: Split, files: list[str], names: list[str], truth: np.ndarray | None, top: int, config: Any,
            device: torch.device, show: bool) -> Iterator[Part]:
     with bar(total=len(split), what="predict", show=show) as progress:
-        for pixels, errors, index in _views(split, config.views, model.image_size, device, config.machine.workers):
+        for pixels, errors, index in _views(split, config.views, model, device, config.machine.workers):
             chances, classes, features = _answers(model, pixels, top, config.machine)
             bad = np.array([bool(error) for error in errors])
             columns: dict[str, Any] = {"file": [files[i] for i in index]}
@@ -143,14 +144,16 @@ def _answers(model: Method, pixels: Tensor, top: int, machine: Any) -> tuple[np.
     return found.values.cpu().numpy(), found.indices.cpu().numpy(), features.own.float().cpu().numpy().copy()
 
 
-def _views(split: Split, settings: ViewSettings, size: int, device: torch.device,
+def _views(split: Split, settings: ViewSettings, model: Method, device: torch.device,
            workers: int) -> Iterator[tuple[Tensor, list[str], list[int]]]:
-    """Centre views (n, 3, size, size) in order, why a file has none (or ""), and the places."""
+    """Centre views (n, 3, S, S) as ``model`` sees them, in order, why a file has none (or ""), and the places."""
     if split.images is not None:
-        for (shown,), index in evaluation_batches(split, settings, size, device, False):
+        for (shown,), index in evaluation_batches(split, settings, model.image_size, device, False,
+                                                   interpolation=model.interpolation):
             yield shown, [""] * len(index), index.tolist()
         return
-    loader = DataLoader(_Files(split.paths or [], size, settings), BATCH, num_workers=workers, pin_memory=device.type == "cuda")
+    files = _Files(split.paths or [], model.image_size, settings, model.interpolation)
+    loader = DataLoader(files, BATCH, num_workers=workers, pin_memory=device.type == "cuda")
     done = 0
     for pixels, errors in loader:
         yield pixels.to(device, non_blocking=True), list(errors), list(range(done, done + len(errors)))
@@ -164,13 +167,14 @@ class _Files(Dataset[tuple[Tensor, str]]):
     paths: Sequence[Path]
     size: int
     settings: ViewSettings
+    interpolation: Interpolation
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, place: int) -> tuple[Tensor, str]:
         try:
-            return photos.evaluation_views(self.paths[place], self.size, self.settings, False)[0], ""
+            return photos.evaluation_views(self.paths[place], self.size, self.settings, False, self.interpolation)[0], ""
         except Exception as error:  # whatever a damaged file makes Pillow raise: it must not end a long run
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
             return torch.zeros(3, self.size, self.size), reason

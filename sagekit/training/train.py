@@ -83,13 +83,14 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     if config.network.weights is not None and not config.network.weights.is_file():  # said before the images are read
         raise UserError(f"no weight file at {config.network.weights}.")
     data = data or load_data(config.data, config.machine.workers, show)
-    if show and data.train.paths is not None:
+    if show and config.data.dataset != "world":
         print("\n".join(data.summary()), file=sys.stderr)
     _check(config, data, accelerator.num_processes)
     if backbone is None and methods.load(config.method).needs == "clip":
         backbone = load_backbone(config.network)
-    if show and data.train.paths is not None and backbone is not None and backbone.notes:
-        print("\n".join(backbone.notes), file=sys.stderr)
+    assumed = [] if backbone is None else backbone.notes
+    if show and assumed:
+        print("\n".join(assumed), file=sys.stderr)
     model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist(), data.sentences)
     for number, stage in enumerate(config.stages[:1]):  # before anything is written
         _trained_in(model, stage, config.method, number)
@@ -97,9 +98,7 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
         run.write_config(config)
         if data.sentences is not None:
             run.write_sentences(data.sentences)
-        for line in data.summary():
-            run.log(line)
-        for line in () if backbone is None else backbone.notes:
+        for line in (*data.summary(), *assumed):
             run.log(line)
         run.log(f"start: {config.method} on {data.name}, {len(data.train)} training images, {accelerator.num_processes} "
                 f"process(es), device {accelerator.device}, {precision(config.machine, accelerator.device)}")

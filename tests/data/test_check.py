@@ -47,6 +47,20 @@ def test_bad_files_that_may_be_skipped_are_no_refusal(odd):
     assert report.data.class_counts.tolist() == [4, 7]
 
 
+def test_files_that_are_damaged_inside_are_a_refusal_even_where_bad_ones_are_skipped(tmp_path):
+    """Training would find them in the middle."""
+    root = tree(tmp_path, "train/ant/3", "train/bee/3", "test/ant/1", "test/bee/1")
+    file = root / "train" / "ant" / "x.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 4, (90, 90, 3), dtype=np.uint8)).save(file)
+    content = bytearray(file.read_bytes())
+    content[200:1200] = b"\xff" * 1000
+    file.write_bytes(content)
+    assert not heads.bad_files([file])
+    report = check.look(own(root, bad_images="skip"), workers=1, show=False)
+    assert report.refusal.startswith("1 file(s) begin and end well but are damaged inside, where training would stop: ")
+    assert "x.png. Mend or remove them" in report.refusal
+
+
 def test_the_first_look_and_the_whole_one_agree(odd):
     """Heads and ends find what decoding finds, in these files."""
     paths = sorted(odd.rglob("*.*"))

@@ -118,6 +118,13 @@ def test_a_class_of_one_image(tmp_path, rule, keys, counts):
     assert any("one" in note and "class(es)" in note for note in data.notes)
 
 
+def test_a_long_tail_is_made_of_the_classes_that_stay(tmp_path):
+    places = ("train/ant/8", "train/cat/8", "test/ant/2", "test/bee/2", "test/cat/2")
+    data = load_data(own(tree(tmp_path, *places), thin_classes="leave_out", imbalance_ratio=4.0))
+    assert (data.keys, data.class_counts.tolist()) == (["ant", "cat"], [8, 2])
+    assert any("ratio asked 4, reached 4" in note for note in data.notes)
+
+
 def test_a_class_in_the_test_alone_is_left_out_on_request(tmp_path):
     places = ("train/ant/2", "train/cat/2", "test/ant/2", "test/bee/2", "test/cat/2")
     data = load_data(own(tree(tmp_path, *places), thin_classes="train"))
@@ -178,6 +185,12 @@ def test_no_image_is_in_two_splits_and_every_class_is_where_it_must_be(tmp_path,
             for name in data.splits:
                 assert set(data.splits[name].labels.tolist()) == {0, 1, 2, 3}, name
             assert np.array_equal(np.bincount(data.train.labels), data.class_counts)
+
+
+@given(st.lists(st.text(max_size=8), max_size=6))
+def test_any_names_have_an_order(names):
+    assert sorted(sorted(names, key=natural, reverse=True), key=lambda n: (natural(n), n)) == sorted(
+        names, key=lambda n: (natural(n), n))
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=20))

@@ -98,7 +98,7 @@ def test_labels_that_start_at_1_are_moved(tmp_path):
         paths = [write_images(tmp_path / name / folder, 1)[0].relative_to(tmp_path) for folder in ("ant", "bee")]
         (tmp_path / f"x_{name}.txt").write_text("".join(f"{path} {label}\n" for label, path in enumerate(paths, 1)))
     data = load_data(listed(tmp_path, "x"))
-    assert (data.train.labels.tolist(), data.class_names) == ([0, 1], ["ant", "bee"])
+    assert (data.train.labels.tolist(), data.class_names, data.labels) == ([0, 1], ["ant", "bee"], [1, 2])
     assert any("labels start at 1" in note for note in data.notes)
 
 

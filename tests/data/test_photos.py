@@ -54,7 +54,7 @@ def test_what_is_decoded_is_at_least_twice_the_view(found, wanted, k):
 
 @pytest.mark.parametrize("ensembling", [False, True])
 def test_a_reduced_evaluation_view_is_nearly_the_full_one(large, ensembling, decoded):
-    ours = photos.evaluation_views(large, 48, ViewSettings(test_resize=48, ensemble_margin=6), ensembling)
+    ours = photos.evaluation_views(large, 48, ViewSettings(test_resize=48, ensemble_margin=6), ensembling, "bilinear")
     assert decoded == [(151, 113)]
     exact = torch.stack(views.evaluation_views(whole(large), 48, ViewSettings(test_resize=48, ensemble_margin=6), ensembling))
     assert ours.shape == exact.shape
@@ -107,7 +107,7 @@ def test_a_shifted_file_is_its_centre_shifted(tmp_path):
 @pytest.mark.parametrize("ensembling", [False, True])
 def test_a_model_above_256_pixels_sees_no_padding_in_a_file(tmp_path, ensembling):
     Image.new("RGB", (300, 200), "white").save(tmp_path / "a.png")
-    assert photos.evaluation_views(tmp_path / "a.png", 336, ViewSettings(), ensembling).min() == 1
+    assert photos.evaluation_views(tmp_path / "a.png", 336, ViewSettings(), ensembling, "bilinear").min() == 1
 
 
 def test_the_mini_model_sees_the_same_in_a_reduced_photograph(tmp_path, backbone):
@@ -117,7 +117,7 @@ def test_the_mini_model_sees_the_same_in_a_reduced_photograph(tmp_path, backbone
     for number, image in enumerate(images[::12]):
         path = tmp_path / f"{number}.jpg"
         Image.fromarray(image.permute(1, 2, 0).numpy()).resize((480, 480), Image.Resampling.BICUBIC).save(path, quality=90)
-        shown.append(photos.evaluation_views(path, 48, settings, False)[0])
+        shown.append(photos.evaluation_views(path, 48, settings, False, "bilinear")[0])
         full.append(views.centre_view(whole(path), 48, settings))
     a, b = (backbone.features(torch.stack(pixels)) for pixels in (shown, full))
     assert torch.cosine_similarity(a, b).min() > 0.999
@@ -126,7 +126,7 @@ def test_the_mini_model_sees_the_same_in_a_reduced_photograph(tmp_path, backbone
 def test_a_text_file_is_no_image(tmp_path):
     (tmp_path / "a.jpg").write_text("hello")
     with pytest.raises(UserError, match="damaged or not an image"):
-        photos.evaluation_views(tmp_path / "a.jpg", 48, ViewSettings(), False)
+        photos.evaluation_views(tmp_path / "a.jpg", 48, ViewSettings(), False, "bilinear")
 
 
 def test_an_upload_is_checked(tmp_path):
@@ -202,7 +202,7 @@ def test_pictures_are_turned_as_exif_says(tmp_path, kind, orientation):
     path = saved(tmp_path / f"a.{kind}", np.ascontiguousarray(LIES[orientation](UPRIGHT)), format=kind, exif=exif, **options)
     upright = torch.from_numpy(UPRIGHT).permute(2, 0, 1)
     shown = [photos.decoded(path), decode_upload(path.read_bytes(), "a")]
-    shown += [(255 * photos.evaluation_views(path, 16, ViewSettings(test_resize=16), False)[0]).byte()]
+    shown += [(255 * photos.evaluation_views(path, 16, ViewSettings(test_resize=16), False, "bilinear")[0]).byte()]
     for found, exact in zip(shown, (upright, upright, upright[:, :, 8:24]), strict=True):
         assert found.shape == exact.shape
         assert (found.int() - exact.int()).abs().max() <= 3
@@ -271,7 +271,7 @@ def test_all_doors_see_the_same_picture(tmp_path):
     (shift,) = photos.train_views(path, 48, (views.shift,), ViewSettings(), torch.Generator().manual_seed(0))
     assert train.unique().tolist() == [100]
     assert shift.max() == 100
-    assert (255 * photos.evaluation_views(path, 48, ViewSettings(), True)).round().unique().tolist() == [100]
+    assert (255 * photos.evaluation_views(path, 48, ViewSettings(), True, "bilinear")).round().unique().tolist() == [100]
     assert decode_upload(path.read_bytes(), "a.png").unique().tolist() == [100]
 
 

@@ -64,7 +64,7 @@ def test_they_are_the_backbone_s(folder, backbone, split):
 
 
 def test_of_image_files_too(folder, backbone, photos):
-    pixels, _ = single_views(photos, small().views, 48)
+    pixels, _ = single_views(photos, small().views, 48, "bilinear")
     torch.testing.assert_close(features(backbone, photos)[:, 0], backbone.features(pixels))
 
 

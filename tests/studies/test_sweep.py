@@ -187,14 +187,14 @@ def test_the_best_row_is_chosen_on_validation_and_reported_on_test():
     frame = frame_of(("a", 0, "finished", 90.0, 60.0), ("a", 1, "finished", 90.0, 70.0), ("b", 0, "finished", 80.0, 66.0),
                      ("b", 1, "finished", 70.0, 66.0))
     assert best(frame) == ("b", "val")
-    assert best_line(frame) == "best by validation images: b (val 66.0 %, test 75.0 %)"
+    assert best_line(frame) == "Best by validation images: b (val 66.0 %, test 75.0 %)"
 
 
 def test_without_validation_images_the_choice_says_that_it_flatters():
     frame = frame_of(("a", 0, "finished", 80.0, None), ("b", 0, "finished", 90.0, None)).astype({"val": float})
     for given in (frame, frame.drop(columns="val")):
         assert best(given) == ("b", "test")
-        assert best_line(given).startswith("no validation images: b is the best on the test images, so its number flatters it "
+        assert best_line(given).startswith("No validation images: b is the best on the test images, so its number flatters it "
                                            "(chosen on the test images")
 
 

@@ -203,10 +203,24 @@ def test_an_image_list_becomes_a_record(copy, listed, data, backbone, monkeypatc
     assert stored.files.tolist() == [f"own/{i}.jpg" for i in range(8)]
     assert stored.labels.tolist() == list(range(8))
     model = sk.load_model(copy, data.class_names, backbone).eval()
-    seen = [photos.evaluation_views(listed.parent / name, 48, copy.config.views, False) for name in stored.files]
+    seen = [photos.evaluation_views(listed.parent / name, 48, copy.config.views, False, "bilinear") for name in stored.files]
     with torch.no_grad():
         assert stored.predicted.tolist() == model.logits(torch.cat(seen)).prediction.argmax(1).tolist()
     assert found["results"]["single"]["per_class"][8:] == [None] * 40
+
+
+def test_a_list_speaks_of_classes_as_the_run_s_own_lists_do(copy, listed, capsys):
+    """Labels from 1, and a class that was left out: the run knows what its lists called each class."""
+    copy.write_metrics({**copy.metrics, "list_labels": [n for n in range(1, 50) if n != 3]})
+    lines = [line.rsplit(" ", 1)[0] for line in listed.read_text().splitlines()]
+    rows = [f"{path} {label}\n" for path, label in zip(lines, (1, 2, 4, 5, 49), strict=False)]
+    listed.write_text("path label\n" + "".join(rows))
+    sk.evaluate(copy, split=listed, data_root=listed.parent)
+    assert copy.predictions(split="own").labels.tolist() == [0, 1, 2, 3, 47]
+    assert "'path label', is taken for a header" in capsys.readouterr().err
+    listed.write_text(f"{lines[0]} 3\n")
+    with pytest.raises(UserError, match=r"has the label 3; the run has 48 classes, 1\.\.49"):
+        sk.evaluate(copy, split=listed, name="three", data_root=listed.parent, show=False)
 
 
 def test_a_record_of_other_images_is_never_overwritten(copy, listed):
@@ -232,7 +246,7 @@ def test_other_test_images_need_a_name(copy):
 
 @pytest.mark.parametrize(("split", "name", "message"), [
     ("vall", None, "there is no split 'vall', and no image list of that name; splits are train, val, test"),
-    ("high.txt", None, "high.txt has the label 48; the run has 48 classes, 0..47"),
+    ("high.txt", None, "high.txt has the label 48; the run has 48 classes, 0..47."),
     ("val.txt", None, "'val' is the record of the run's own val images; choose another with --name"),
     ("val", "test", "'test' is the record of the run's own test images"),
     ("val", "../x", "'../x' is no name for a record"),

@@ -22,7 +22,7 @@ def _same_answers(file, run, data, folded=False):
     """The file's logits are the run's; two sizes of batch."""
     onnxruntime = pytest.importorskip("onnxruntime")
     model = sk.load_model(run, data.class_names, folded=folded).eval()
-    pixels, _ = single_views(data.test.take(torch.arange(30)), run.config.views, model.image_size)
+    pixels, _ = single_views(data.test.take(torch.arange(30)), run.config.views, model.image_size, "bilinear")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     answers = np.concatenate([session.run(None, {"images": part.numpy()})[0] for part in pixels.split(29)])
     with torch.no_grad():

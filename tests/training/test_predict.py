@@ -1,5 +1,6 @@
 """A run names the classes of images that it was never told about, a row an image."""
 
+import copy
 import shutil
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_a_folder_becomes_a_table(method, runs, here, tmp_path, data, backbone, 
     assert list(table) == ["file", "class", "probability", "class_2", "probability_2", "class_3", "probability_3", "error"]
     model = sk.load_model(runs[method], data.class_names, backbone).eval()
     with torch.no_grad():
-        pixels = torch.cat([photos.evaluation_views(f, 48, runs[method].config.views, False) for f in files])
+        pixels = torch.cat([photos.evaluation_views(f, 48, runs[method].config.views, False, "bilinear") for f in files])
         found = model.logits(pixels).prediction.softmax(-1).topk(3)
         features = model.features(pixels).own
     assert table["class_3"].tolist() == [data.class_names[c] for c in found.indices[:, 2]]
@@ -62,6 +63,20 @@ def test_a_folder_becomes_a_table(method, runs, here, tmp_path, data, backbone, 
         assert stored["files"].tolist() == table["file"].tolist()
     assert "6 rows" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "new").iterdir()} == {"t.csv"}
+
+
+def test_images_are_resized_as_the_model_was_trained(runs, here, backbone, monkeypatch):
+    cubic = copy.deepcopy(backbone)
+    cubic.interpolation = "bicubic"
+    monkeypatch.setattr("sagekit.training.build.load_backbone", lambda _: cubic)
+    (part,) = using.predict(runs["lift"], here / "0.jpg", show=False)
+    model, features = sk.load_model(runs["lift"], runs["lift"].metrics["prompt_names"]).eval(), {}
+    for kind in ("bicubic", "bilinear"):
+        pixels = photos.evaluation_views(here / "0.jpg", 48, runs["lift"].config.views, False, kind)
+        with torch.no_grad():
+            features[kind] = model.features(pixels).own.numpy()
+    np.testing.assert_allclose(part.features, features["bicubic"], atol=1e-5)
+    assert abs(features["bicubic"] - features["bilinear"]).max() > 1e-3
 
 
 def test_a_damaged_file_is_a_row_and_a_line(runs, here, tmp_path, in_twos, capsys):
