@@ -122,7 +122,7 @@ def decode_upload(content: bytes, name: str) -> Tensor:
 def formats() -> tuple[str, ...]:
     """What a file may be, whatever it is called, as far as this machine's Pillow reads it."""
     Image.init()
-    return tuple(name for name in ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
+    return tuple(name for name in ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
                  if name in Image.OPEN)
 
 
