@@ -100,13 +100,14 @@ def lines(x: Sequence[float] | np.ndarray, series: Mapping[str, Sequence[float] 
 
 
 def group_bars(frame: pd.DataFrame, title: str, label: str = "row") -> go.Figure:
-    """Accuracy by head, medium and tail for each row of ``frame``: columns ``label`` and the groups in percent; with ``_half``
-    (half interval), or ``_low`` and ``_high`` (its ends), where there are such columns."""
+    """Accuracy by head, medium and tail for each row of ``frame``, the mean over classes before them where it has one: columns
+    ``label`` and the groups in percent; with ``_half`` (half interval), or ``_low`` and ``_high`` (its ends), where there are
+    such columns."""
     figure = _figure(title, "", "top-1 (%)")
-    for group in GROUPS:
+    for group in ("mean", *GROUPS) if "mean" in frame else GROUPS:
         error = _error(frame, group)
         figure.add_bar(x=frame[label].tolist(), y=frame[group].to_numpy(float), name=group, error_y=error,
-                       marker_color=GROUP_COLOURS[group], text=[f"{v:.1f}" for v in frame[group]], textposition="inside",
+                       marker_color=COLOURS[group], text=[f"{v:.1f}" for v in frame[group]], textposition="inside",
                        insidetextanchor="start", textangle=0 if len(frame) < 6 else -90)
     return figure.update_layout(barmode="group")
 
@@ -348,7 +349,7 @@ def prior_curve(series: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
     for i, (name, frame) in enumerate(series.items()):
         figure.add_scatter(x=frame["prior"].tolist(), y=frame["accuracy"].to_numpy(float), mode="lines+markers", name=name,
                            line_color=SERIES[(i + 1) % len(SERIES)])
-    return figure.update_xaxes(type="category", tickangle=-90)
+    return figure.update_xaxes(type="category", tickangle=-90, automargin=True, title_standoff=16)
 
 
 def architecture(layers: int) -> go.Figure:

@@ -135,15 +135,15 @@ def print_summary(name: str, frame: pd.DataFrame, balanced: bool, mini: bool) ->
     held_out = ["val %"] if frame["val"].notna().any() else []
     frame = corrected(frame, tested)
     grid = plain_grid("row", "seeds", *held_out, *(f"{g} %" for g in groups),
-                  *(x for g in tested for x in (f"{g}: to {first}", "p (Holm)")), title=name)
+                  *(f"{g}: to {first}" for g in tested), title=name)
     for row in frame.to_dict("records"):
-        means = [f"{row[g]:.1f} ± {row[g + '_half']:.1f}".replace(" ± nan", "") for g in groups]
-        pairs = [cell for g in tested for cell in (_difference(row, g), _number(row[f"{g}_p_holm"]))]
-        grid.add_row(str(row["row"]), str(row["seeds"]), *(f"{row['val']:.1f}" for _ in held_out), *means, *pairs)
+        means = [f"{row[g]:.1f}\n± {row[g + '_half']:.1f}".replace("\n± nan", "").replace("nan", "-") for g in groups]
+        grid.add_row(str(row["row"]), str(row["seeds"]), *(f"{row['val']:.1f}" for _ in held_out), *means,
+                     *(_difference(row, g) for g in tested))
     console.print(grid)
     console.print("val: mean over classes on the validation images. " * len(held_out) +
                   f"Top-1 on the test images, mean and 95 % t interval over seeds ({about_mean(balanced)}). Differences: "
-                  "paired by seed and image, 95 % interval and p by a bootstrap over both; Holm: corrected for the "
+                  "paired by seed and image, 95 % interval and p by a bootstrap over both; p is Holm's, for the "
                   f"{int(frame[[f'{g}_p' for g in tested]].notna().sum().sum())} comparisons of this table.")
     if mini:
         console.print(world.NOTE)
@@ -152,11 +152,8 @@ def print_summary(name: str, frame: pd.DataFrame, balanced: bool, mini: bool) ->
 def _difference(row: Mapping[Any, Any], group: str) -> str:
     if row[group + "_difference"] != row[group + "_difference"]:  # nan: the first row, or nothing to pair
         return ""
-    return f"{row[group + '_difference']:+.1f} [{row[group + '_low']:+.1f}, {row[group + '_high']:+.1f}]"
-
-
-def _number(p: float) -> str:
-    return "" if p != p else f"{p:.3f}"  # nan: nothing was compared
+    return (f"{row[group + '_difference']:+.1f}\n[{row[group + '_low']:+.1f}, {row[group + '_high']:+.1f}]\n"
+            f"p {row[group + '_p_holm']:.3f}")
 
 
 def print_rows(frame: pd.DataFrame) -> None:
