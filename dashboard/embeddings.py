@@ -106,8 +106,8 @@ left, right = st.columns(2)
 with left:
     shared.figure(plots.by_class_size(gaps, "after", "Gap after fine-tuning", "1 - cos(mean training, mean test)"), "gap", gaps)
 with right:
-    shared.table(gaps.sort_values("after", ascending=False), "gaps", column_order=["name", "images", "before", "after", "change"],
-                 column_config={
+    shared.table(gaps.sort_values("after", ascending=False), "gaps",
+                 column_order=["name", "images", "before", "after", "change"], column_config={
         "images": "training images",
         **dict.fromkeys(("before", "after", "change"), st.column_config.NumberColumn(format="%.3f"))})
 st.caption("gap = 1 - cosine between the mean feature of a class's training images and that of its test images, from the "
