@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError, nearest
+from ..errors import UserError, few, nearest
 from ..settings import DataSettings
 from .names import leaves, named, natural
 from .photos import SUFFIXES
@@ -111,10 +111,10 @@ def read(settings: DataSettings) -> Found:
         return _whole(root)
     trees = {split: look(path) for split, path in parts.items()}
     notes = [f"splits: {', '.join(f'{path.name}/ is {split}' for split, path in parts.items())}"]
-    others = sorted(path.name for path in root.iterdir()
-                    if path.is_dir() and path not in parts.values() and not hidden(path.name))
+    others = sorted(path.name for path in root.iterdir() if path not in parts.values() and not hidden(path.name)
+                    and (path.is_dir() or path.suffix.lower() in SUFFIXES))
     if others:
-        notes.append(f"folders beside the splits are left out: {', '.join(others[:5])}")
+        notes.append(f"{len(others)} folder(s) or image(s) beside the splits left out: {few(others)}")
     for split, tree in list(trees.items()):
         if tree.loose and not tree.classes and split != "train":
             notes.append(f"{parts[split]} has no class folders: its {len(tree.loose)} images have no labels and are left out; "

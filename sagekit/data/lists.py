@@ -21,6 +21,7 @@ import torch
 from ..errors import UserError, few
 from ..settings import DataSettings
 from .names import named, read_text
+from .photos import SUFFIXES
 from .splits import Found, Split
 
 _LINE = re.compile(r"""^\s*(?P<path>"[^"]+"|'[^']+'|.*[^\s,;])(?:\s*[,;]\s*|\s+)["']?(?P<label>[^\s,;"']+)["']?\s*$""")
@@ -47,7 +48,7 @@ def parse(file: Path) -> Listed:
         found = _LINE.match(line)
         label = found["label"] if found else ""
         if found is None or not _NUMBER.fullmatch(label):
-            if number == 1 and found is not None and re.fullmatch(r"[A-Za-z_]+", label):
+            if number == 1 and found is not None and label.isalpha() and Path(found["path"]).suffix.lower() not in SUFFIXES:
                 listed.notes.append(f"{file.name}: the first line, '{line.strip()[:40]}', is taken for a header")
                 continue
             raise UserError(f"{file}, line {number}: '{line.strip()[:80]}' is not 'path label' with a label of 0 or more.")
@@ -102,8 +103,8 @@ def read(settings: DataSettings) -> Found:
     if classes < 2:
         raise UserError(f"{settings.train_list} has one class; at least 2 are needed.")
     texts = class_folders(root, splits.get("train") or splits["whole"], classes)
-    keys = [text or str(label) for label, text in enumerate(texts)]
-    names = named(root, keys, keys, numbers=True)
+    keys = [text or f"label {label}" for label, text in enumerate(texts)]
+    names = named(root, keys, [text or str(label) for label, text in enumerate(texts)], numbers=True)
     return Found(Path(settings.train_list).stem, keys, names.names, splits, names.wordless, [], [*notes, *names.notes],
                  labels=list(range(lowest == 1, classes + (lowest == 1))))
 

@@ -120,9 +120,10 @@ def _from_classnames(file: Path, keys: Sequence[str], numbers: bool) -> tuple[di
         return {}, []
     text, notes = read_text(file)
     lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
-    known = {**({str(label): key for label, key in enumerate(keys)} if numbers else {}), **{key: key for key in keys}}
     ends = Counter(key.rsplit("/", 1)[-1] for key in keys)
-    known = {end: key for key in keys if ends[end := key.rsplit("/", 1)[-1]] == 1} | known
+    labels = numbers and not any(end.isdigit() for end in ends)  # where folders are numbers, a number is a folder
+    known = {**({str(label): key for label, key in enumerate(keys)} if labels else {}),
+             **{end: key for key in keys if ends[end := key.rsplit("/", 1)[-1]] == 1}, **{key: key for key in keys}}
     found: dict[str, str] = {}
     odd: list[str] = []
     for number, line in lines:

@@ -32,6 +32,12 @@ def test_without_a_test_the_validation_images_are_held_for_the_end(tmp_path):
     assert any("held for the end" in note for note in data.notes)
 
 
+def test_what_lies_beside_the_splits_is_left_out_and_said(tmp_path):
+    data = load_data(own(tree(tmp_path, "train/ant/3", "train/bee/3", "test/ant/2", "test/bee/2", "raw/ant/2", "1")))
+    assert (len(data.train), len(data.test)) == (6, 4)
+    assert "2 folder(s) or image(s) beside the splits left out: 0.jpg, raw" in data.notes
+
+
 def test_a_test_folder_without_classes_is_left_out(tmp_path):
     data = load_data(own(tree(tmp_path, "train/ant/3", "train/bee/3", "val/ant/2", "val/bee/2", "test/4")))
     assert {path.parent.parent.name for path in data.test.paths} == {"val"}

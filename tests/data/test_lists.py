@@ -117,7 +117,7 @@ def test_a_folder_of_many_classes_names_none_of_them(tmp_path):
     paths = write_images(tmp_path / "images", 4)
     for name in ("train", "test"):
         (tmp_path / f"x_{name}.txt").write_text("".join(f"images/{path.name} {i % 2}\n" for i, path in enumerate(paths)))
-    assert load_data(listed(tmp_path, "x")).keys == ["0", "1"]
+    assert load_data(listed(tmp_path, "x")).keys == ["label 0", "label 1"]
 
 
 def test_a_list_without_a_test_list_is_split(places):

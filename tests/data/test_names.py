@@ -64,9 +64,16 @@ def test_lines_of_other_classes_and_classes_without_a_line_are_said(tmp_path):
 
 def test_labels_or_places_name_the_classes_of_a_list(tmp_path):
     (tmp_path / "classnames.txt").write_text("1 bee\n0 ant\n")
-    assert named(tmp_path, ["0", "1"], ["0", "1"], numbers=True).names == ["ant", "bee"]
+    keys = ["label 0", "label 1"]
+    assert named(tmp_path, keys, ["0", "1"], numbers=True).names == ["ant", "bee"]
     (tmp_path / "classnames.txt").write_text("ant\nbee\n")
-    assert named(tmp_path, ["7", "8"], ["7", "8"], numbers=True).names == ["ant", "bee"]
+    assert named(tmp_path, keys, ["0", "1"], numbers=True).names == ["ant", "bee"]
+
+
+def test_where_folders_are_numbers_a_number_is_a_folder_and_no_label(tmp_path):
+    (tmp_path / "classnames.txt").write_text("1 Rosa canina\n0 Corvus corax\n")
+    keys = ["Plantae/1", "Aves/0"]
+    assert named(tmp_path, keys, keys, numbers=True).names == ["Rosa canina", "Corvus corax"]
 
 
 def test_imagenet_s_repeated_names_are_said(tmp_path):
