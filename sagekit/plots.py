@@ -106,6 +106,8 @@ def group_bars(frame: pd.DataFrame, title: str, label: str = "row") -> go.Figure
     figure = _figure(title, "", "top-1 (%)")
     for group in ("mean", *GROUPS) if "mean" in frame else GROUPS:
         error = _error(frame, group)
+        if error is not None and group == "mean":
+            error["color"] = "#999999"  # seen on its dark bar and above it
         figure.add_bar(x=frame[label].tolist(), y=frame[group].to_numpy(float), name=group, error_y=error,
                        marker_color=COLOURS[group], text=[f"{v:.1f}" for v in frame[group]], textposition="inside",
                        insidetextanchor="start", textangle=0 if len(frame) < 6 else -90)

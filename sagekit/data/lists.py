@@ -4,8 +4,8 @@
     data_256/a/airfield/00000001.jpg 0                                           Places-LT
     train_val2018/Plantae/7477/3b60c9486db1d2ee875f11a669fbde4a.jpg 1234         iNaturalist 2018
 
-Paths are relative to the data's root, or absolute. Tabs, commas and semicolons separate as blanks do; quotes, a byte-order
-mark, Windows' separators and a header line are taken, and labels that start at 1 are moved to 0; each is said. A class is
+Paths are relative to the data's root, or absolute. Tabs, commas and semicolons separate as blanks do; quotes and a byte-order
+mark are taken. Windows' separators, a header line and labels that start at 1, which are moved to 0, are said. A class is
 called by the folder that holds its images, where that folder holds no other class's.
 """
 
