@@ -36,8 +36,8 @@ the percentages, and not the size of a difference: data, network, number of clas
 and the (believed) five crops differ.
 
 Accuracies are means with 95 % t intervals over seeds. Differences are paired: same seeds, same test images; their
-intervals are a crossed bootstrap over seeds and the images that these share, which is too narrow for few seeds that
-differ much. A difference whose interval excludes zero is bold. Training is in bf16 (`precision`: auto, on a CPU that
+intervals are a crossed bootstrap over seeds and the images that these share; [statistics.md](statistics.md) says what
+that means. A difference whose interval excludes zero is bold. Training is in bf16 (`precision`: auto, on a CPU that
 has the instructions), the test in float32.
 """
 TABLES = {

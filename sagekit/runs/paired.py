@@ -8,9 +8,16 @@ With D[s, i] in {-1, 0, 1} the win or loss of the second on image i between the 
 Its 95 % interval is a crossed bootstrap: in a draw seed s occurs a_s times and image i b_i times, for all seeds alike since
 they share the images,
 
-    d* = sum_s a_s sum_i b_i w_i D[s, i] / (S sum_i b_i w_i),   a ~ Multinomial(S, 1/S), b ~ Multinomial(N, 1/N)
+    d* = sum_s c_s sum_i b_i w_i D[s, i] / (S sum_i b_i w_i),   a ~ Multinomial(S, 1/S), b ~ Multinomial(N, 1/N)
+    c_s = 1 + sqrt(S / (S - 1)) (a_s - 1)
 
-for the N images that have a weight. The p-value for one seed is exact where they weigh the same (McNemar's: images won ~
+for the N images that have a weight. A bootstrap of S seeds sees (S - 1) / S of their variance, which c mends, and few seeds
+need Student's tails: the draws are spread to d + (d* - d) t_nu / 1.96. t_nu is the 97.5 % point for Satterthwaite's degrees of
+freedom: many where the images make most of the variance V* of d*, S - 1 where the seeds do,
+
+    nu = (S - 1) (V* / V_s)^2,   V_s = the variance of the S differences / S
+
+The p-value for one seed is exact where they weigh the same (McNemar's: images won ~
 Binomial(won + lost, 1/2)); else of random signs: the share of M draws of s_i = +-1, the data's own counted among them, with
 
     | sum_i w_i s_i D_i | >= | sum_i w_i D_i |
@@ -21,7 +28,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
+
+from .metrics import Z
 
 DRAWS = 2000
 """Of the bootstrap."""
@@ -68,11 +77,22 @@ def crossed(wins: np.ndarray, draws: int = DRAWS, seed: int = 0,
     w, columns = columns[0], columns[1:]
     rng = np.random.default_rng(seed)
     seed_counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)  # (draws, S)
+    seed_counts = 1 + np.sqrt(seeds / max(1, seeds - 1)) * (seed_counts - 1)
     image_counts = rng.multinomial(images, sizes / images, draws) * w  # (draws, K)
     means = (seed_counts * (image_counts @ columns.T)).sum(1) / (seeds * image_counts.sum(1))
+    means = _few_seeds(means, columns @ (sizes * w) / (sizes @ w))
     low, high = np.quantile(means, [0.025, 0.975])
     tail = min((means <= 0).mean(), (means >= 0).mean())
     return float(low), float(high), float(min(1.0, max(2 * tail, 1 / draws)))
+
+
+def _few_seeds(means: np.ndarray, of_seeds: np.ndarray) -> np.ndarray:
+    """The draws ``means`` (draws,) spread from normal to Student's tails; ``of_seeds`` (S,) are the seeds' differences."""
+    if np.allclose(of_seeds, of_seeds[0], rtol=0, atol=1e-12):  # one seed, or seeds that are alike
+        return means
+    seeds, middle = len(of_seeds), of_seeds.mean()
+    freedom = (seeds - 1) * (means.var() / (of_seeds.var(ddof=1) / seeds)) ** 2
+    return middle + (means - middle) * t.ppf(0.975, freedom) / Z
 
 
 def holm(p: np.ndarray) -> np.ndarray:

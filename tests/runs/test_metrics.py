@@ -101,16 +101,6 @@ def test_unequal_weights_have_fewer_effective_images():
     assert found["accuracy"] == 0.5
 
 
-def test_intervals_of_the_mean_over_classes_cover():
-    """Classes of 60, 20 and 4 images whose true accuracies are 0.9, 0.5 and 0.3: 3000 test sets."""
-    rng = np.random.default_rng(0)
-    sizes, truth = np.array([60, 20, 4]), np.array([0.9, 0.5, 0.3])
-    labels = np.repeat(np.arange(3), sizes)
-    weights = metrics.over_classes(labels, labels)
-    found = [metrics.interval(rng.random(len(labels)) < truth[labels], weights) for _ in range(3000)]
-    assert 0.93 <= np.mean([cell["low"] <= truth.mean() <= cell["high"] for cell in found]) <= 0.99
-
-
 def test_calibration_error_of_a_known_case():
     """Confidence 0.9 in one bin, right half of the time: the error is 0.4."""
     assert metrics.calibration_error(np.full(100, 0.9), np.repeat([True, False], 50)) == pytest.approx(0.4)
