@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..errors import UserError
 from ..files import write_atomic
 from ..runs.compare import check_comparable, t_half_width
 from ..runs.metrics import cells, group_names
@@ -27,8 +28,10 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
     (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and ``_p`` as in ``paired``.
     ``definition`` and ``view`` are of the differences; the means are those of ``results``. ``bases`` names each row's base (nan
     without one); by default it is the first row. Of several finished runs of one row and seed the first by path counts.
+    Raises ``UserError`` for runs of one method by two versions.
     """
     finished = results[results["status"] == "finished"].sort_values("path").drop_duplicates(["row", "seed"])
+    check_versions(finished)
     first = results["row"].iloc[0]
     bases = {name: first for name in results["row"].unique() if name != first} if bases is None else bases
     rows = []
@@ -45,6 +48,22 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
             row |= {f"{group}_{key}": found.loc[group, key] for key in PAIRED}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def check_versions(finished: pd.DataFrame) -> None:
+    """Raise ``UserError`` where ``finished`` (``row``, ``path`` of finished runs) has runs of one method that were made by two
+    versions, of sagekit or of the method: their difference may be the code's."""
+    made_by: dict[str, dict[str, str]] = {}
+    for name, path in zip(finished["row"], finished["path"], strict=True):
+        run = Run(path)
+        said = run.metrics.get("versions") or {}
+        version = f"sagekit {said.get('sagekit', '?')}, method {said.get('method', '?')}"
+        made_by.setdefault(run.config.method, {}).setdefault(version, f"row '{name}', {path}")
+    for method, versions in made_by.items():
+        if len(versions) > 1:
+            raise UserError(f"runs of '{method}' by two versions cannot stand in one table: "
+                            + "; ".join(f"{version} ({where})" for version, where in versions.items())
+                            + ". Delete the older runs, or train all again into another folder with --runs.")
 
 
 def corrected(found: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:

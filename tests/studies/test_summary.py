@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,6 +127,20 @@ def test_a_seed_that_is_there_twice_counts_once(points):
     again = frame[frame["seed"] == 0].assign(path=lambda part: "~" + part["path"], all=0.0)  # sorts last, and is not on disk
     found = summary(pd.concat([again, frame]))
     pd.testing.assert_frame_equal(found, summary(frame))
+
+
+@pytest.mark.parametrize(("key", "said"), [("sagekit", "sagekit 0.0.9, method 1"), ("method", r"sagekit \S+, method 0")])
+def test_one_method_by_two_versions_is_no_table(points, tmp_path, key, said):
+    """Also for whoever saves, and with the older run in the base's row or another seed; other methods have other versions."""
+    frame = points[0].copy()
+    old = Run(shutil.copytree(frame["path"].iloc[-1], tmp_path / "lift-old"))
+    versions = {**old.metrics["versions"], key: {"sagekit": "0.0.9", "method": 0}[key]}
+    old.write_metrics({**old.metrics, "versions": versions})
+    frame.loc[frame.index[-1], "path"] = str(old.path)
+    with pytest.raises(UserError, match=rf"^runs of 'lift' by two versions .*{said} \(row 'lift', .*lift-old\).*--runs\.$"):
+        save(frame, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+    assert len(summary(frame[frame["path"].isin([str(old.path), *frame["path"][frame["row"] == "classifier"]])])) == 2
 
 
 def test_save_writes_what_it_returns(points, tmp_path):
