@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint install clean
+.PHONY: demo test check claims lint install clean
 
 demo: install
 	$(BIN)/sagekit demo $(if $(HEADLESS),--headless)
@@ -13,6 +13,9 @@ test: install lint
 
 check: install lint
 	$(BIN)/python -m pytest tests -m "not slow"
+
+claims: install  # the documents' numbers against what made them
+	$(BIN)/python benchmarks/claims.py
 
 lint: install
 	$(BIN)/ruff check .
