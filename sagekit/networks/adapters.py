@@ -64,10 +64,12 @@ class AdaptFormer(nn.Module):
         width: d, the transformer's width.
         bottleneck: r.
         scale_init: s at the start.
+        slope: of the activation below zero; 0 is Eq 5's ReLU, 1 - alpha the SG-Adapter's (a control without text).
     """
 
-    def __init__(self, width: int, bottleneck: int, scale_init: float = 1.0) -> None:
+    def __init__(self, width: int, bottleneck: int, scale_init: float = 1.0, slope: float = 0.0) -> None:
         super().__init__()
+        self.slope = slope
         self.norm = nn.LayerNorm(width)
         self.down = down_projection(width, bottleneck)
         self.up = up_projection(bottleneck, width)
@@ -75,7 +77,7 @@ class AdaptFormer(nn.Module):
 
     def forward(self, tokens: Tensor, guidance: Tensor | None = None) -> Tensor:
         """``tokens`` (..., d) -> s * a (..., d), to be added to the residual stream. ``guidance`` is not used."""
-        return _scaled(self.up, self.scale, F.relu(self.down(self.norm(tokens))))
+        return _scaled(self.up, self.scale, F.leaky_relu(self.down(self.norm(tokens)), self.slope))
 
 
 class SGAdapter(nn.Module):

@@ -23,8 +23,9 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
     """One row for each of ``sweep.results``' rows, over its finished seeds; accuracies and differences in percent, groups by
     the data set's own counts.
 
-    Columns: ``row``, ``seeds``, ``failed``, ``val``, and for each of mean / all / head / medium / tail: its mean, ``_half``
-    (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and ``_p`` as in ``paired``.
+    Columns: ``row``, ``base`` (empty without one), ``seeds``, ``failed``, ``val``, and for each of mean / all / head / medium /
+    tail: its mean, ``_half`` (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and
+    ``_p`` as in ``paired``.
     ``definition`` and ``view`` are of the differences; the means are those of ``results``. ``bases`` names each row's base (nan
     without one); by default it is the first row. Of several finished runs of one row and seed the first by path counts.
     """
@@ -37,7 +38,8 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
         base = finished[finished["row"] == bases.get(str(name))].set_index("seed")["path"]
         pairs = [(Run(base[s]), Run(p)) for s, p in zip(done["seed"], done["path"], strict=True) if s in base.index]
         found = paired(pairs, definition, view)
-        row: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum()),
+        row: dict[str, object] = {"row": name, "base": bases.get(str(name), ""), "seeds": len(done),
+                                  "failed": int((part["status"] == "failed").sum()),
                                   "val": done["val"].mean() if "val" in done else np.nan}
         for group in group_names():
             values = done[group].to_numpy(float) if len(done) else np.array([np.nan])
@@ -113,9 +115,9 @@ def _as_number(text: str) -> float | str:
         return text
 
 
-def save(results: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Write ``results.csv`` and ``summary.csv`` into the study's folder; the summary."""
-    found = summary(results)
+def save(results: pd.DataFrame, folder: Path, bases: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Write ``results.csv`` and ``summary.csv`` into the study's folder; the summary against ``bases``."""
+    found = summary(results, bases)
     write_atomic(folder / "results.csv", lambda path: results.to_csv(path, index=False))
     write_atomic(folder / "summary.csv", lambda path: found.to_csv(path, index=False))
     return found
