@@ -9,7 +9,8 @@ from sagekit import plots
 from sagekit.runs.run import Run
 
 CURVES = (("Loss", ("loss",), "mean of the epoch"), ("Accuracy on training images", ("train_accuracy",), "0..1"),
-          ("Accuracy on watched images", ("val_accuracy", "test_accuracy"), "mean over classes, 0..1"), ("FIT's scalars", ("s_v", "s_t"), "value"), ("Learning rate", ("lr",), "rate"))
+          ("Accuracy on watched images", ("val_accuracy", "test_accuracy"), "mean over classes, 0..1"),
+          ("FIT's scalars", ("s_v", "s_t"), "value"), ("Learning rate", ("lr",), "rate"))
 SILENT = 600  # seconds without a sign of life after which a run counts as stopped
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..data.longtail import Groups
 from ..files import write_atomic
 from ..runs.compare import check_comparable, t_half_width
 from ..runs.metrics import cells, group_names
@@ -65,21 +66,27 @@ def paired(pairs: Sequence[tuple[Run, Run]], definition: str = "own", view: str 
     Each run's predictions are read once. With one seed the interval is that of the images alone. Raises ``UserError`` for runs
     on other test images.
     """
-    found = pd.DataFrame(np.nan, index=list(group_names()), columns=list(PAIRED))
     if not pairs:
-        return found
+        return pd.DataFrame(np.nan, index=list(group_names()), columns=list(PAIRED))
     check_comparable([run for pair in pairs for run in pair])
-    labels, wins = _wins(pairs, view)
-    for group, weights in cells(labels, pairs[0][0].groups(definition)).items():
+    labels, won = wins(pairs, view)
+    return differences(labels, won, pairs[0][0].groups(definition), seed)
+
+
+def differences(labels: np.ndarray, won: np.ndarray, groups: Groups, seed: int = 0) -> pd.DataFrame:
+    """``paired``'s frame from D = ``won`` (S, N): 1 where only the second of a pair is right, -1 where only the first is, for
+    test images with ``labels`` int (N,)."""
+    found = pd.DataFrame(np.nan, index=list(group_names()), columns=list(PAIRED))
+    for group, weights in cells(labels, groups).items():
         if weights.any():
-            low, high, p = crossed(wins, DRAWS, seed, weights)
-            found.loc[group] = [100 * (wins @ weights).mean(), 100 * low, 100 * high, p]
+            low, high, p = crossed(won, DRAWS, seed, weights)
+            found.loc[group] = [100 * (won @ weights).mean(), 100 * low, 100 * high, p]
     return found
 
 
-def _wins(pairs: Sequence[tuple[Run, Run]], view: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels int (N,) that all runs share, and D int8 (S, N): 1 where only the second run of a pair is right, -1 where
-    only the first is."""
+def wins(pairs: Sequence[tuple[Run, Run]], view: str) -> tuple[np.ndarray, np.ndarray]:
+    """The labels int (N,) that all runs of ``pairs`` share, and D int8 (S, N): 1 where only the second run of a pair is right,
+    -1 where only the first is."""
     labels, rows = np.empty(0, np.int64), []
     for first, second in pairs:
         before = first.predictions(view)
