@@ -6,6 +6,8 @@
 The paper gives each class its own covariance and does not say how it is estimated; a class with five images has none in 100
 dimensions. Here features are reduced to their first principal components and all classes share one covariance, shrunk as Ledoit
 and Wolf do, one for the training and one for the test images.
+
+A correlation is no sign of mismatch: long-tailed priors give one, and so does a mean that few images place badly (finding 16).
 """
 
 from __future__ import annotations
