@@ -373,7 +373,15 @@ def test_the_paper_s_tables_can_be_searched(many):
     app = opened("paper", table="5: parts, CIFAR-100-LT", search="lift")
     assert app.dataframe[0].value["system"].tolist() == ["LIFT"] * 3
     assert "another thing" in shown(app)
-    assert all(f"\n{n}. " in "\n" + shown(app) for n in range(1, 12))
+    assert all(f"\n{n}. {finding.text}" in "\n" + shown(app) for n, finding in enumerate(paper.FINDINGS, 1))
+    assert len(paper.FINDINGS) == 18
+    assert "groups do not give" not in shown(app)  # every row of Table 5 fits
+
+
+def test_what_is_doubtful_in_a_table_stands_below_it():
+    app = opened("paper", table="2: Places-LT")
+    assert "LPT (51.9; its groups give 51.57)" in shown(app)
+    assert "- LPT: its README has 50.07" in shown(app)
 
 
 @pytest.mark.slow

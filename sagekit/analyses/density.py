@@ -8,7 +8,7 @@ dimensions. Here features are reduced to their first principal components and al
 and Wolf do, one for the training and one for the test images. Where P_t is looked at on the images that it was fitted on, it is
 too sure of them: ``held_out`` fits it on one half and looks at the other.
 
-The claim mixes three things, and ``apart`` measures each by itself:
+A correlation is no sign of mismatch (finding 16): it mixes three things, and ``apart`` measures each by itself:
 
     priors        P'_s(k) = n_k / S_N, the conditionals of the test: what logit adjustment corrects
     conditionals  P'_s(k) = 1 / C, the conditionals of the training images: the mismatch, and the error below

@@ -7,9 +7,9 @@
 It believes that heavy fine-tuning forgets what CLIP knows of rare classes: so few weights are trained, the head starts from
 text, and the loss alone takes care of the counts. ``module`` puts any other of Table 9's modules in the adapter's place.
 
-Where paper and code differ, and what we do: the published numbers are with five crops averaged (``ensembling``; finding 10),
-the authors' configuration has the option off since June 2024; we measure both and say which. Their LoRA's product is divided by
-r (``lora_alpha=1``); Hu et al. print alpha / r.
+Where paper and code differ, and what we do: the published numbers are very probably with five crops averaged (``ensembling``;
+finding 10), the authors' configuration has the option off since June 2024; we measure both and say which. Their LoRA's product
+is divided by r (``lora_alpha=1``); Hu et al. print alpha / r.
 """
 
 from __future__ import annotations

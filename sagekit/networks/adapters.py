@@ -88,7 +88,7 @@ class SGAdapter(nn.Module):
         bottleneck: r; the up projection takes 2r.
         alpha: weight of the ReLU branch in Eq 8, in [0, 1]; 1 is ReLU, 0 is linear.
         gate: how g is made. ``projection`` is Eq 7 (W_proj, d^2 + d parameters); ``vector`` trains g itself
-            (d parameters; finding 5 of the audit); ``text`` is Tables 10-12's "w/o W_proj": g = f_t.
+            (d parameters; findings 5 and 18); ``text`` is Tables 10-12's "w/o W_proj": g = f_t.
         gate_init: W_proj at the start. ``zero``: g = 0; ``identity``: g = f_t; ``kaiming``: like W_down. b_proj = 0.
         scale_init: s and s_vt at the start.
     """
