@@ -106,7 +106,7 @@ def axes_of(results: pd.DataFrame) -> pd.DataFrame:
                                    "val": done["val"].mean() if "val" in done else np.nan}
         for assignment in str(name).split(", "):
             key, equals, value = assignment.partition("=")
-            if equals:
+            if equals and key.isidentifier():  # "tau = gamma" is a name
                 line[key] = _as_number(value)
         for group in group_names():
             values = done[group].to_numpy(float) if group in done and len(done) else np.array([np.nan])
