@@ -55,6 +55,15 @@ shared.table(frame[holds], f"table-{number}", column_config={
     column_order=["system", "dataset", "all", *GROUPS, "backbone", "parameters", "unit", "epochs", "pretrained"])
 st.caption("As printed in the paper, top-1 in percent; empty where the paper has no number. Parameters: Sage's are in units of "
            "2^20, LIFT's of 10^6 (finding 6).")
+odd = paper.odd(number)
+if len(odd):
+    names = odd["system"] + (", " + odd["dataset"] if number == 7 else "")
+    rows = [f"{name} ({printed}; its groups give {mean:.2f})"
+            for name, printed, mean in zip(names, odd["all"], odd["of_groups"], strict=True)]
+    st.markdown("Rows whose mean their own groups do not give, beyond rounding (finding 14): " + "; ".join(rows) + ".")
+doubts = [f"- {doubt.system}: {doubt.text}" for doubt in paper.DOUBTS if doubt.table == number]
+if doubts:
+    st.markdown("Against the sources:\n\n" + "\n".join(doubts))
 known = {system: name for system, name in _methods().items() if system in set(frame["system"])}
 if known:
     system = st.selectbox("Methods of this table that the kit has", list(known), index=None, key="method", **shared.LINK,

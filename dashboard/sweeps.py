@@ -33,22 +33,23 @@ axes = [c for c in map(str, points) if c not in known and c.removesuffix("_half"
 seeds = int(points["seeds"].max())
 named = points[axes].notna().sum(axis=1) if axes else pd.Series(0, index=points.index)
 
-if axes and named.max() == 1:
-    preset = points[named == 0]
-    for left, right in zip(axes[::2], [*axes[1::2], None], strict=False):
-        for column, axis in zip(st.columns(2), (left, right), strict=True):
-            if axis is None:
-                continue
+alone, together = points[named == 1], points[named == 2]
+single = [axis for axis in axes if alone[axis].notna().any()]
+both = [axis for axis in axes if together[axis].notna().any()]
+
+for left, right in zip(single[::2], [*single[1::2], None], strict=False):
+    for column, axis in zip(st.columns(2), (left, right), strict=True):
+        if axis is not None:
             with column:
-                part = points[points[axis].notna()].sort_values(axis)
+                part = alone[alone[axis].notna()].sort_values(axis)
                 shared.figure(plots.sensitivity(part, f"{axis}, {seeds} seeds a point", axis), f"sweep-{axis}", part)
-    if len(preset):
-        first = preset.iloc[0]
-        st.caption("The preset itself: " + ", ".join(f"{g} {first[g]:.1f} ± {first[f'{g}_half']:.1f} %" for g in groups))
-elif axes and named.min() == named.max() == 2:
+if single and (named == 0).any():
+    first = points[named == 0].iloc[0]
+    st.caption("The preset itself: " + ", ".join(f"{g} {first[g]:.1f} ± {first[f'{g}_half']:.1f} %" for g in groups))
+if len(both) == 2 and together[both].notna().all(axis=None):
     group = shared.choice(st, "Group", list(groups), "group")
-    shared.figure(plots.heat_map(points, axes[0], axes[1], group, f"{group}, {seeds} seeds a point"), "heat", points)
-else:
+    shared.figure(plots.heat_map(together, both[0], both[1], group, f"{group}, {seeds} seeds a point"), "heat", together)
+elif not single:
     drawn = points.fillna({f"{g}_half": 0 for g in group_names()})
     shared.figure(plots.group_bars(drawn, f"{seeds} seeds a row"), "rows", points)
 held_out = ["val"] if points["val"].notna().any() else []

@@ -9,6 +9,7 @@ from sagekit import plots
 from sagekit.runs.run import Run
 
 CURVES = (("Loss", ("loss",), "mean of the epoch"), ("Accuracy on training images", ("train_accuracy",), "0..1"),
+          ("Accuracy on watched images", ("val_accuracy", "test_accuracy"), "mean over classes, 0..1"),
           ("FIT's scalars", ("s_v", "s_t"), "value"), ("Learning rate", ("lr",), "rate"))
 SILENT = 600  # seconds without a sign of life after which a run counts as stopped
 
@@ -33,7 +34,7 @@ def _show(name: str, running: bool) -> None:
         _hint(run)
     known = [(title, [c for c in wanted if c in history], y) for title, wanted, y in CURVES]
     known = [curve for curve in known if curve[1] and done]
-    for pair in (known[:2], known[2:]):
+    for pair in (known[:2], known[2:4], known[4:]):
         for column, (title, shown, y) in zip(st.columns(2), pair, strict=False):
             with column:
                 shared.figure(plots.training(history, shown, title, y), f"training-{shown[0]}", history)

@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from . import methods as all_methods
-from .config import PRESETS, Config, parse_assignments
+from .config import PRESETS, WHERE, Config, parse_assignments
 from .errors import UserError, nearest
 from .studies.study import STUDIES
 from .tables import (
@@ -353,39 +353,50 @@ def sweep(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Train every point of a sweep that is not trained yet, and summarise it over seeds."""
-    from .studies.study import rows_of
     from .studies.sweep import read_grid
 
-    own_file = spec.endswith((".yaml", ".yml"))
-    rows, file_seeds = read_grid(Path(spec)) if own_file else (rows_of(spec, preset), 3)
-    name = Path(spec).stem if own_file else f"{spec}-{preset}"
-    _train_many(name, rows, seeds or file_seeds, workers, backend, retry_failed, runs)
+    how = {"workers": workers, "backend": backend, "retry_failed": retry_failed}
+    if not spec.endswith((".yaml", ".yml")):
+        _study(spec, preset, {}, seeds or 3, runs, how)
+        return
+    rows, file_seeds = read_grid(Path(spec))
+    _train_many(Path(spec).stem, rows, None, seeds or file_seeds, runs, how)
 
 
 @app.command()
 def study(
     spec: Annotated[str, typer.Argument(help=f"One of {', '.join(ROWS)}.")],
     preset: Annotated[str, typer.Option(help="See `sagekit presets`.")] = "mini",
+    sets: Sets = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs a row.")] = 5,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
     backend: Annotated[str, typer.Option(help="joblib's: loky; dask or ray where installed.")] = "loky",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try rows again that failed.")] = False,
     runs: RunsFolder = Path("runs"),
 ) -> None:
-    """Train the rows of one of the paper's tables over seeds, and compare them in pairs with the first row."""
-    from .studies.study import rows_of
-
-    _train_many(f"{spec}-{preset}", rows_of(spec, preset), seeds, workers, backend, retry_failed, runs)
+    """Train the rows of a study over seeds (what validation chooses first), and compare them in pairs with their bases."""
+    _study(spec, preset, _changes(sets), seeds, runs, {"workers": workers, "backend": backend, "retry_failed": retry_failed})
 
 
-def _train_many(name: str, rows: Mapping[str, Config], seeds: int, workers: int | None, backend: str, retry_failed: bool,
-                runs: Path) -> None:
+def _study(spec: str, preset: str, changes: dict[str, Any], seeds: int, runs: Path, how: dict[str, Any]) -> None:
+    """``changes`` are settings of all rows that have them, and stand in the folder's name."""
+    from .studies.choose import chosen
+    from .studies.study import bases_of, rows_of
+
+    rows = rows_of(spec, preset, changes)
+    said = [f"{key}={str(value).replace('/', '-')}" for key, value in changes.items() if key not in WHERE]
+    name = "-".join([spec, preset, *said])
+    _train_many(name, chosen(rows, runs, runs / name / "choices.csv", **how), bases_of(spec, rows), seeds, runs, how)
+
+
+def _train_many(name: str, rows: Mapping[str, Config], bases: Mapping[str, str] | None, seeds: int, runs: Path,
+                how: dict[str, Any]) -> None:
     """Points live together in RUNS/points, so that sweeps share them; a study's own folder holds its tables."""
     from .studies.summary import save
     from .studies.sweep import best_line, over_seeds, run_points
 
-    frame = run_points(over_seeds(dict(rows), seeds), runs / "points", workers, backend, retry_failed)
-    summary = save(frame, runs / name)
+    frame = run_points(over_seeds(dict(rows), seeds), runs / "points", **how)
+    summary = save(frame, runs / name, bases)
     if (frame["status"] == "finished").any():
         print_summary(name, summary, bool(frame["balanced"].dropna().all()), mini="mini world" in set(frame["data"]))
     failed = frame[frame["status"] == "failed"]

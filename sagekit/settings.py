@@ -100,4 +100,6 @@ class MachineSettings(Part):
     workers: int = _where(2, ge=0, description="processes that decode images (lists and folders)")
     checkpointing: bool = _where(False, description="compute each block again in the backward pass: less memory, more time")
     compile: bool = _where(False, description="torch.compile the network: a minute at the start, faster steps after it")
+    watch: Literal["", "val", "test"] = _where(
+        "", description="also measure on these images after each of the last fifth of the epochs: a column of the history")
     share_stages: bool = _where(True, description="take a first stage that another run has trained alike from the cache")

@@ -131,16 +131,20 @@ def print_summary(name: str, frame: pd.DataFrame, balanced: bool, mini: bool) ->
     from .runs.metrics import about_mean, group_names
     from .studies.summary import corrected
 
-    first, groups, tested = frame["row"].iloc[0], group_names(balanced), ("mean", "tail")
+    groups, tested = group_names(balanced), ("mean", "tail")
+    against = sorted(set(frame["base"]) - {""})
     held_out = ["val %"] if frame["val"].notna().any() else []
     frame = corrected(frame, tested)
-    grid = plain_grid("row", "seeds", *held_out, *(f"{g} %" for g in groups),
-                  *(f"{g}: to {first}" for g in tested), title=name)
+    to = [f"{g}: to {against[0]}" if len(against) == 1 else f"{g}: to its base" for g in tested]
+    grid = plain_grid("row", "seeds", *held_out, *(f"{g} %" for g in groups), *to, title=name)
     for row in frame.to_dict("records"):
         means = [f"{row[g]:.1f}\n± {row[g + '_half']:.1f}".replace("\n± nan", "").replace("nan", "-") for g in groups]
         grid.add_row(str(row["row"]), str(row["seeds"]), *(f"{row['val']:.1f}" for _ in held_out), *means,
                      *(_difference(row, g) for g in tested))
     console.print(grid)
+    if len(against) > 1:
+        console.print("Bases: " + "; ".join(f"{row} to {base}" for row, base in zip(frame["row"], frame["base"], strict=True)
+                                            if base) + ".", markup=False)
     console.print("val: mean over classes on the validation images. " * len(held_out) +
                   f"Top-1 on the test images, mean and 95 % t interval over seeds ({about_mean(balanced)}). Differences: "
                   "paired by seed and image, 95 % interval and p by a bootstrap over both; p is Holm's, for the "

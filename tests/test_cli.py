@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import conftest
+import pandas as pd
 import pytest
 
 import sagekit
@@ -11,7 +13,7 @@ from sagekit import Config, Run, cli, methods
 from sagekit.cli import main
 from sagekit.config import PARTS
 from sagekit.studies import demo
-from sagekit.studies.study import STUDIES
+from sagekit.studies.study import BASES, STUDIES
 
 SMALL = [f"--set={s}" for s in ("largest_class=30", "imbalance_ratio=10", "test_per_class=4", "epochs=1")]
 
@@ -144,13 +146,30 @@ def test_a_card_says_where_published_settings_are_not_the_defaults(capsys):
     assert "- cifar100-lt-50: all 84.6 (Table 1, row Sage); gamma=0.06, lambda_1=0.0001, lambda_2=0.01, lambda_3=0.6\n" in out
     assert "On the mini world: bottleneck=8, epochs=5, batch_size=64." in out
     assert "gate = projection" in out
-    assert "[projection, vector, text]" in out
+    assert "[projection, vector, text, folded]" in out
 
 
 def test_help_lists_what_there_is(capsys):
     assert all(name in call("train", "--help", capsys=capsys)[1] for name in methods.names())
     listed = call("study", "--help", capsys=capsys)[1] + call("sweep", "--help", capsys=capsys)[1]
     assert all(name in listed for name in STUDIES)
+
+
+def test_a_study_chooses_then_compares_to_its_bases(tmp_path, monkeypatch, capsys):
+    """What was chosen is kept, the folder is named by the settings, and the table says what each row is compared with."""
+    monkeypatch.setitem(STUDIES, "fit", lambda start: {
+        "one": start("classifier"), "two": tuple(start("classifier").changed(lr=lr) for lr in (1e-5, 0.1)),
+        "three": start("classifier").changed(lr=0.2)})
+    monkeypatch.setitem(BASES, "fit", {"three": "two"})
+    small = [f"--set={key}={value}" for key, value in {**conftest.SMALL, "largest_class": 10}.items()]
+    code, out, _ = call("study", "fit", "--seeds", "1", "--workers", "1", "--runs", str(tmp_path), *small, capsys=capsys)
+    assert code == 0
+    (folder,) = tmp_path.glob("fit-mini-largest_class=10-*-epochs=1-*")
+    tried, found = pd.read_csv(folder / "choices.csv"), pd.read_csv(folder / "summary.csv")
+    assert tried["row"].tolist() == ["two", "two"]
+    assert tried["chosen"].sum() == 1
+    assert found.fillna({"base": ""})["base"].tolist() == ["", "one", "two"]
+    assert "Bases: two to one; three to two." in " ".join(out.split())
 
 
 @pytest.mark.parametrize(("words", "seed"), [
@@ -229,6 +248,9 @@ def test_runs_folder_from_the_environment(tmp_path, monkeypatch, capsys):
     (["compare"], "there are no finished runs"),
     (["dance"], "No such command 'dance'"),
     (["study", "tabel5"], "Did you mean 'table5'"),
+    (["study", "text", "--set", "bottelneck=4"], "Did you mean 'bottleneck'"),
+    (["study", "text", "--set", "val_per_class=0"], "this study chooses on validation images and the data has none"),
+    (["train", "--set", "val_per_class=0", "--set", "watch=val"], "watch=val needs validation images"),
     (["sweep", "none.yaml"], "cannot read the sweep none.yaml"),
 ])
 def test_mistakes_are_one_line_and_exit_2_and_write_nothing(arguments, message, tmp_path, monkeypatch, capsys):

@@ -354,6 +354,23 @@ def test_two_settings_are_a_heat_map(many):
     assert [control.key for control in app.get("button_group")] == ["group"]
 
 
+def test_axes_and_their_grid_are_drawn_apart(many):
+    """Rows of one setting are curves, rows of two a heat map, and a name that holds "tau = gamma" is a name."""
+    head = "row,seed,path,error,status,data,mean,all,head,medium,tail\n"
+    (many / "pairs" / "results.csv").write_text(
+        head + "".join(f'"{row}",0,p,,finished,d,{90 + i},90,90,90,90\n' for i, row in enumerate(
+            ("preset", "a=1", "a=2", "b=1", "b=2", "a=1, b=1", "a=1, b=2", "a=2, b=1", "a=2, b=2"))))
+    app = opened("sweeps", sweep="pairs")
+    assert not app.exception
+    assert len(app.get("plotly_chart")) == 3
+    (many / "pairs" / "results.csv").write_text(head + '"CE + CF, tau = gamma",0,p,,finished,d,90,90,90,90,90\n'
+                                                '"lambda_3 = 0",0,p,,finished,d,91,90,90,90,90\n')
+    app = opened("sweeps", sweep="pairs")
+    assert not app.exception
+    assert len(app.get("plotly_chart")) == 1
+    assert app.dataframe[0].value["row"].tolist() == ["CE + CF, tau = gamma", "lambda_3 = 0"]
+
+
 def test_a_damaged_sweep_is_one_line(many):
     (many / "pairs" / "results.csv").write_text("row\n")
     app = opened("sweeps", sweep="pairs")
@@ -373,7 +390,15 @@ def test_the_paper_s_tables_can_be_searched(many):
     app = opened("paper", table="5: parts, CIFAR-100-LT", search="lift")
     assert app.dataframe[0].value["system"].tolist() == ["LIFT"] * 3
     assert "another thing" in shown(app)
-    assert all(f"\n{n}. " in "\n" + shown(app) for n in range(1, 12))
+    assert all(f"\n{n}. {finding.text}" in "\n" + shown(app) for n, finding in enumerate(paper.FINDINGS, 1))
+    assert len(paper.FINDINGS) == 18
+    assert "groups do not give" not in shown(app)  # every row of Table 5 fits
+
+
+def test_what_is_doubtful_in_a_table_stands_below_it():
+    app = opened("paper", table="2: Places-LT")
+    assert "LPT (51.9; its groups give 51.57)" in shown(app)
+    assert "- LPT: its README has 50.07" in shown(app)
 
 
 @pytest.mark.slow

@@ -108,7 +108,17 @@ def test_table_8_is_the_paper_s(text):
 
 def test_every_finding_has_its_notebook_and_every_preset_its_data_set():
     notebooks = Path(__file__).parents[1] / "notebooks"
-    assert len(paper.FINDINGS) == 11
+    assert len(paper.FINDINGS) == 18
     assert all((notebooks / f"{finding.notebook}.ipynb").is_file() for finding in paper.FINDINGS)
     assert set(paper.DATASET_OF) == set(PUBLISHED)
     assert set(paper.DATASET_OF.values()) == {*paper.table(5)["dataset"], *paper.table(6)["dataset"]}
+
+
+def test_groups_hold_every_class():
+    for name, sizes in paper.GROUP_CLASSES.items():
+        assert sum(sizes) == paper.CLASSES[name.rpartition(" ")[0] if name.startswith("CIFAR") else name]
+
+
+def test_every_doubt_is_of_a_printed_row():
+    for doubt in paper.DOUBTS:
+        assert doubt.system in set(paper.table(doubt.table)["system"])

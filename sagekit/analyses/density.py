@@ -5,7 +5,14 @@
 
 The paper gives each class its own covariance and does not say how it is estimated; a class with five images has none in 100
 dimensions. Here features are reduced to their first principal components and all classes share one covariance, shrunk as Ledoit
-and Wolf do, one for the training and one for the test images.
+and Wolf do, one for the training and one for the test images. Where P_t is looked at on the images that it was fitted on, it is
+too sure of them: ``held_out`` fits it on one half and looks at the other.
+
+A correlation is no sign of mismatch (finding 16): it mixes three things, and ``apart`` measures each by itself:
+
+    priors        P'_s(k) = n_k / S_N, the conditionals of the test: what logit adjustment corrects
+    conditionals  P'_s(k) = 1 / C, the conditionals of the training images: the mismatch, and the error below
+    estimation    P'_s(k) = 1 / C, min(n_k, m) images a class of the test's own distribution: a mean from few images
 """
 
 from __future__ import annotations
@@ -20,22 +27,82 @@ from sklearn.decomposition import PCA
 from ..errors import UserError
 
 
-def log_ratios(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray,
-               components: int = 16, seed: int = 0) -> pd.DataFrame:
+def log_ratios(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, components: int = 16,
+               seed: int = 0, uniform: bool = False, held_out: bool = False) -> pd.DataFrame:
     """One row a class: ``label``, ``images`` n_i, ``log_ratio`` (mean over its test images of log P'_s(x) - log P_t(x)).
 
-    ``train`` (N, d), ``test`` (M, d) features, labels (N,), (M,). Every class needs a training and a test image.
+    ``train`` (N, d), ``test`` (M, d) features, labels (N,), (M,). Every class needs a training and a test image. ``uniform``:
+    P'_s(k) = 1 / C. ``held_out``: P_t is fitted on the other half of each class's test images, of which it needs two.
     """
+    classes = _classes(train_labels, test_labels)
+    a, b = _reduced([train, test], components, seed)
+    counts = np.array([(train_labels == c).sum() for c in classes])
+    prior = np.full(len(classes), 1 / len(classes)) if uniform else counts / counts.sum()
+    difference = _log_mixture(b, a, train_labels, classes, prior) - _log_test(b, test_labels, classes, held_out)
+    return _by_class(difference, test_labels, classes, counts)
+
+
+def apart(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, other: np.ndarray,
+          other_labels: np.ndarray, components: int = 16, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """``log_ratios``, held out, of ``all`` together and of ``priors``, ``conditionals`` and ``estimation`` alone, by name.
+
+    ``other`` (K, d): more images of the test's distribution, such as the validation images; of class k the first min(n_k, its
+    own number) stand for its training images in ``estimation``, whose ``images`` are still n_k.
+    """
+    classes = _classes(train_labels, test_labels)
+    counts = np.array([(train_labels == c).sum() for c in classes])
+    few = np.concatenate([np.flatnonzero(other_labels == c)[:n] for c, n in zip(classes, counts, strict=True)])
+    a, b, spare = _reduced([train, test, other], components, seed)
+    first = _halves(test_labels)
+    tilt = np.empty(len(b))
+    for half in (first, ~first):
+        fitted = b[~half], test_labels[~half], classes
+        tilt[half] = (_log_mixture(b[half], *fitted, counts / counts.sum())
+                      - _log_mixture(b[half], *fitted, np.full(len(classes), 1 / len(classes))))
+    where = (b, test_labels, b.shape[1], seed)  # the same components for all: reducing them again only turns them
+    return {"all": log_ratios(a, train_labels, *where, held_out=True),
+            "priors": _by_class(tilt, test_labels, classes, counts),
+            "conditionals": log_ratios(a, train_labels, *where, uniform=True, held_out=True),
+            "estimation": log_ratios(spare[few], other_labels[few], *where, uniform=True, held_out=True).assign(images=counts)}
+
+
+def _classes(train_labels: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
     classes = np.unique(test_labels)
     if not np.array_equal(classes, np.unique(train_labels)):
         raise UserError("training and test images must have the same classes.")
-    reduce = PCA(min(components, train.shape[1]), random_state=seed).fit(np.concatenate([train, test]))
-    a, b = reduce.transform(train), reduce.transform(test)
-    counts = np.array([(train_labels == c).sum() for c in classes])
-    difference = (_log_mixture(b, a, train_labels, classes, counts / counts.sum())
-                  - _log_mixture(b, b, test_labels, classes, np.full(len(classes), 1 / len(classes))))
-    return pd.DataFrame({"label": classes, "images": counts,
-                         "log_ratio": [difference[test_labels == c].mean() for c in classes]})
+    return classes
+
+
+def _reduced(parts: list[np.ndarray], components: int, seed: int) -> list[np.ndarray]:
+    """The parts in their common first principal components."""
+    reduce = PCA(min(components, parts[0].shape[1]), random_state=seed).fit(np.concatenate(parts))
+    return [reduce.transform(part) for part in parts]
+
+
+def _halves(labels: np.ndarray) -> np.ndarray:
+    """Every second image of each class, bool (M,)."""
+    taken = np.zeros(len(labels), bool)
+    for c in np.unique(labels):
+        own = np.flatnonzero(labels == c)
+        if len(own) < 2:
+            raise UserError("a held-out half needs two test images of every class.")
+        taken[own[::2]] = True
+    return taken
+
+
+def _log_test(b: np.ndarray, labels: np.ndarray, classes: np.ndarray, held_out: bool) -> np.ndarray:
+    """log P_t of the test images ``b``, (M,)."""
+    prior = np.full(len(classes), 1 / len(classes))
+    if not held_out:
+        return _log_mixture(b, b, labels, classes, prior)
+    first, logs = _halves(labels), np.empty(len(b))
+    for half in (first, ~first):
+        logs[half] = _log_mixture(b[half], b[~half], labels[~half], classes, prior)
+    return logs
+
+
+def _by_class(difference: np.ndarray, labels: np.ndarray, classes: np.ndarray, counts: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"label": classes, "images": counts, "log_ratio": [difference[labels == c].mean() for c in classes]})
 
 
 def _log_mixture(x: np.ndarray, data: np.ndarray, labels: np.ndarray, classes: np.ndarray, prior: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@
 
 mu and S_N / (C n_min) stand in numerator and denominator alike and cancel: Eq 22 is Eq 1 with tau = 1 + gamma, for
 every mu. ``compensated`` is written as the paper has it; the tests show the identity. Eq 1 with tau = 1 is Balanced Softmax.
+Eq 17, from which Eq 21 comes by two approximations, is exactly 1 for every class and image (finding 12).
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
 It believes that heavy fine-tuning forgets what CLIP knows of rare classes: so few weights are trained, the head starts from
 text, and the loss alone takes care of the counts. ``module`` puts any other of Table 9's modules in the adapter's place.
 
-Where paper and code differ, and what we do: the published numbers are with five crops averaged (``ensembling``; finding 10),
-the authors' configuration has the option off since June 2024; we measure both and say which. Their LoRA's product is divided by
-r (``lora_alpha=1``); Hu et al. print alpha / r.
+Where paper and code differ, and what we do: the published numbers are very probably with five crops averaged (``ensembling``;
+finding 10), the authors' configuration has the option off since June 2024; we measure both and say which. Their LoRA's product
+is divided by r (``lora_alpha=1``); Hu et al. print alpha / r.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ class Lift(Method):
     class Settings(FineTuning, Texts):
         module: Module = Field("adaptformer", description="what is trained in every block (Table 9)")
         bottleneck: int | None = Field(None, ge=1, description="r; empty: 2^max(0, floor(log2(C / 2L))) (finding 6)")
+        widen: int = Field(1, ge=1, description="times the bottleneck: 2 is the inner width of an SG-Adapter, as a control")
+        slope: float = Field(0.0, ge=0, le=1, description="of adaptformer's activation below zero; 0: ReLU; 1 - alpha: an "
+                                                          "SG-Adapter's, as a control")
         prompts: int = Field(10, ge=1, description="p, prompt tokens of vpt-shallow and vpt-deep")
         lora_alpha: float | None = Field(None, gt=0, description="LoRA's product times alpha / r; empty: alpha = r; LIFT: 1")
         scale_init: float = Field(1.0, description="s at the start (LIFT)")
@@ -68,9 +71,9 @@ class Lift(Method):
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
         assert task.backbone is not None
-        rank = settings.bottleneck or default_bottleneck(len(task.class_names), task.backbone.layers)
+        rank = settings.widen * (settings.bottleneck or default_bottleneck(len(task.class_names), task.backbone.layers))
         self.net = tuned(task.backbone, settings.module, rank, settings.prompts, settings.scale_init,
-                         (settings.lora_alpha or rank) / rank, task.checkpointing)
+                         (settings.lora_alpha or rank) / rank, settings.slope, task.checkpointing)
         self.head = Cosine(settings.rows(task.backbone, task.class_names, task.sentences), settings.logit_scale)
         self.difficulty = ClassAccuracy(len(task.class_names)) if settings.loss == "cdb" else None
 

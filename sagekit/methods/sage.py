@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..losses import compensated, interchanged
-from ..networks.adapters import SGAdapter, default_bottleneck
+from ..networks.adapters import Gate, SGAdapter, default_bottleneck
 from ..networks.backbone import Backbone
 from ..networks.heads import Cosine, Features, Logits, accuracy
 from ..networks.tuned import Tuned
@@ -65,7 +65,10 @@ class Sage(Method):
     class Settings(FineTuning, Texts):
         bottleneck: int | None = Field(None, ge=1, description="r; empty: 2^max(0, floor(log2(C / 2L))) (finding 6)")
         alpha: float = Field(0.1, ge=0, le=1, description="weight of the ReLU branch, Eq 8 (Table 8)")
-        gate: Literal["projection", "vector", "text"] = Field("projection", description="W_proj, a plain vector, or none")
+        gate: Literal["projection", "vector", "text", "folded"] = Field(
+            "projection", description="W_proj, a plain vector, none, or as a control the folded form (finding 4) as it is")
+        guidance: Literal["text", "frozen", "shuffled", "random", "constant"] = Field(
+            "text", description="w_bar, or as a control a vector in its place, see Sage.guidance")
         gate_init: Literal["zero", "identity", "kaiming"] = Field("identity", description="W_proj at the start; open choice")
         scale_init: float = Field(1.0, description="s and s_vt of the adapters at the start (LIFT)")
         guidance_grad: bool = Field(True, description="gradient flows through w_bar into W; open choice")
@@ -73,6 +76,7 @@ class Sage(Method):
         mu: float = Field(0.5, gt=0, description="Eq 21 (Table 8); cancels in Eq 22")
         fit: bool = Field(True, description="feature interchange, Eq 23-24")
         fit_init: float = Field(0.5, description="s_1 and s_2 at the start; open choice")
+        fit_learned: bool = Field(True, description="s_1 and s_2 are trained; no: they stay as they start, as a control")
         lambda_1: float = Field(0.015, ge=0, le=100, description="weight of l(z^v), Eq 24 (Table 8)")
         lambda_2: float = Field(0.015, ge=0, le=100, description="weight of l(z^t), Eq 24 (Table 8)")
         lambda_3: float = Field(0.4, ge=0, le=100, description="weight of l(z^), Eq 24 (Table 8)")
@@ -81,6 +85,9 @@ class Sage(Method):
     paper = "Peng, Zhang and Cheung, Semantic-guided Fine-tuning of Foundation Model for Long-tailed Visual Recognition, 2025"
 
     text: Tensor
+    instead: Tensor
+    s_v: Tensor
+    s_t: Tensor
 
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
@@ -91,15 +98,27 @@ class Sage(Method):
         self.net = Tuned(task.backbone, adapters, checkpointing=task.checkpointing)
         self.head = Cosine(text, settings.logit_scale)
         self.register_buffer("text", text.clone(), persistent=False)
-        if settings.fit:
-            self.s_v, self.s_t = (nn.Parameter(torch.tensor(settings.fit_init)) for _ in range(2))
+        self.register_buffer("instead", _instead(settings.guidance, self.head.mean_row().detach()), persistent=False)
+        for name in ("s_v", "s_t") if settings.fit else ():
+            start = torch.tensor(settings.fit_init)
+            if settings.fit_learned:
+                self.register_parameter(name, nn.Parameter(start))
+            else:
+                self.register_buffer(name, start, persistent=False)
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
         return [settings.stage(multiple=gate_rate if settings.gate == "vector" else None)]
 
     def guidance(self) -> Tensor:
-        """w_bar (d,)."""
+        """w_bar (d,), or what a control puts in its place: the ``frozen`` mean of W^zs, a ``random`` vector, a ``constant``
+        (ones: LayerNorm takes it to zero, so nothing is said), or the entries of w_bar ``shuffled`` (one order, kept)."""
+        if self.settings.guidance == "shuffled":
+            return self.mean_row()[self.instead]
+        return self.mean_row() if self.settings.guidance == "text" else self.instead
+
+    def mean_row(self) -> Tensor:
+        """w_bar (d,), with a gradient or without."""
         return self.head.mean_row() if self.settings.guidance_grad else self.head.mean_row().detach()
 
     def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
@@ -137,7 +156,7 @@ class Sage(Method):
         """Replace every SG-Adapter by its folded form (finding 4), in place; the outputs stay the same. Returns itself."""
         assert self.net.adapters is not None
         guidance = self.guidance()
-        self.net.adapters = nn.ModuleList(a.fold(guidance) for a in self.net.adapters if isinstance(a, SGAdapter))
+        self.net.adapters = nn.ModuleList(a.fold(guidance) if isinstance(a, SGAdapter) else a for a in self.net.adapters)
         return self
 
 
@@ -147,10 +166,21 @@ def gate_rate(name: str, parameter: nn.Parameter) -> float:
     return len(parameter) + 1.0 if name.endswith(".gate") else 1.0
 
 
+def _instead(kind: str, w_bar: Tensor) -> Tensor:
+    """What stands in w_bar's place, (d,): a vector of its length, or for ``shuffled`` the order of its entries."""
+    g = torch.Generator().manual_seed(0)
+    if kind == "shuffled":
+        return torch.randperm(len(w_bar), generator=g).to(w_bar.device)
+    other = {"random": torch.randn(len(w_bar), generator=g).to(w_bar), "constant": torch.ones_like(w_bar)}.get(kind, w_bar)
+    return w_bar.norm() * F.normalize(other, dim=0)
+
+
 def _adapters(s: Sage.Settings, text: Tensor, rank: int, layers: int) -> list[nn.Module]:
-    gate = "projection" if s.gate == "vector" else s.gate
+    gate: Gate = s.gate if s.gate in ("projection", "text") else "projection"
     adapters = [SGAdapter(text.shape[1], rank, s.alpha, gate, s.gate_init, s.scale_init) for _ in range(layers)]
-    if s.gate == "vector":  # starts where the projection would start
-        guidance = F.normalize(text, dim=-1).mean(0)
-        adapters = [adapter.to(text).with_vector_gate(guidance) for adapter in adapters]
+    w_bar = F.normalize(text, dim=-1).mean(0)
+    if s.gate == "vector":  # starts where the projection would start; so does the folded form
+        return [adapter.to(text).with_vector_gate(w_bar) for adapter in adapters]
+    if s.gate == "folded":
+        return [adapter.to(text).fold(w_bar) for adapter in adapters]
     return list(adapters)

@@ -64,10 +64,12 @@ class AdaptFormer(nn.Module):
         width: d, the transformer's width.
         bottleneck: r.
         scale_init: s at the start.
+        slope: of the activation below zero; 0 is Eq 5's ReLU, 1 - alpha the SG-Adapter's (a control without text).
     """
 
-    def __init__(self, width: int, bottleneck: int, scale_init: float = 1.0) -> None:
+    def __init__(self, width: int, bottleneck: int, scale_init: float = 1.0, slope: float = 0.0) -> None:
         super().__init__()
+        self.slope = slope
         self.norm = nn.LayerNorm(width)
         self.down = down_projection(width, bottleneck)
         self.up = up_projection(bottleneck, width)
@@ -75,7 +77,7 @@ class AdaptFormer(nn.Module):
 
     def forward(self, tokens: Tensor, guidance: Tensor | None = None) -> Tensor:
         """``tokens`` (..., d) -> s * a (..., d), to be added to the residual stream. ``guidance`` is not used."""
-        return _scaled(self.up, self.scale, F.relu(self.down(self.norm(tokens))))
+        return _scaled(self.up, self.scale, F.leaky_relu(self.down(self.norm(tokens)), self.slope))
 
 
 class SGAdapter(nn.Module):
@@ -86,7 +88,7 @@ class SGAdapter(nn.Module):
         bottleneck: r; the up projection takes 2r.
         alpha: weight of the ReLU branch in Eq 8, in [0, 1]; 1 is ReLU, 0 is linear.
         gate: how g is made. ``projection`` is Eq 7 (W_proj, d^2 + d parameters); ``vector`` trains g itself
-            (d parameters; finding 5 of the audit); ``text`` is Tables 10-12's "w/o W_proj": g = f_t.
+            (d parameters; findings 5 and 18); ``text`` is Tables 10-12's "w/o W_proj": g = f_t.
         gate_init: W_proj at the start. ``zero``: g = 0; ``identity``: g = f_t; ``kaiming``: like W_down. b_proj = 0.
         scale_init: s and s_vt at the start.
     """

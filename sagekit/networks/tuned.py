@@ -120,8 +120,9 @@ class Tuned(nn.Module):
 
 
 def tuned(backbone: Backbone, module: Module, bottleneck: int, prompts: int = 10, scale_init: float = 1.0,
-          lora_scale: float = 1.0, checkpointing: bool = False) -> Tuned:
-    """``backbone`` with one of Table 9's modules of ``bottleneck`` r (LoRA's rank) or ``prompts`` p, as it starts."""
+          lora_scale: float = 1.0, slope: float = 0.0, checkpointing: bool = False) -> Tuned:
+    """``backbone`` with one of Table 9's modules of ``bottleneck`` r (LoRA's rank) or ``prompts`` p, as it starts.
+    ``slope`` is of adaptformer's activation below zero."""
     width, layers = backbone.width, range(backbone.layers)
     if module in ("bitfit", "lora", "full"):
         return Tuned(backbone, tuned=twin(backbone, module, bottleneck, lora_scale), checkpointing=checkpointing)
@@ -133,5 +134,5 @@ def tuned(backbone: Backbone, module: Module, bottleneck: int, prompts: int = 10
     if module == "adapter":
         adapters = [Adapter(width, bottleneck) for _ in layers]
     elif module == "adaptformer":
-        adapters = [AdaptFormer(width, bottleneck, scale_init) for _ in layers]
+        adapters = [AdaptFormer(width, bottleneck, scale_init, slope) for _ in layers]
     return Tuned(backbone, adapters, checkpointing=checkpointing)

@@ -5,11 +5,12 @@
 
 tau > 0 favours rare classes, tau < 0 frequent ones. A run that was trained with logit adjustment stands at tau = 0: its
 training has taken the class counts into account already. ``curve`` moves tau and marks the points
-that no other point beats in head and tail; ``best_tau`` picks one on validation images.
+that no other point beats in head and tail; ``best_tau`` and ``best_scalars`` pick on validation images.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ from .predictions import Predictions
 
 TAUS = tuple(t / 10 for t in range(-15, 16))
 """Where ``curve`` looks."""
+SCALARS = tuple(s / 10 for s in range(21))
+"""Where ``best_scalars`` looks."""
 
 
 def logits(stored: Predictions, s_v: float, s_t: float) -> np.ndarray:
@@ -65,6 +68,18 @@ def best_tau(stored: Predictions, class_counts: Sequence[int] | np.ndarray, s_v:
     weights = over_classes(stored.labels, stored.labels)
     means = {tau: weights @ (predicted(stored, class_counts, tau, s_v, s_t) == stored.labels) for tau in taus}
     return max(taus, key=lambda tau: (round(float(means[tau]), 9), -abs(tau)))
+
+
+def best_scalars(stored: Predictions, values_v: Sequence[float] = SCALARS,
+                 values_t: Sequence[float] = SCALARS) -> tuple[float, float]:
+    """The (s_1, s_2) of a grid with the highest mean over classes on ``stored``, which should be of validation images; of
+    several the one that is nearest to (0, 0)."""
+    weights = over_classes(stored.labels, stored.labels)
+
+    def mean(pair: tuple[float, float]) -> float:
+        return round(float(weights @ (stored.named(logits(stored, *pair).argmax(1)) == stored.labels)), 9)
+
+    return max(itertools.product(values_v, values_t), key=lambda pair: (mean(pair), -pair[0] ** 2 - pair[1] ** 2))
 
 
 def _unbeaten(points: np.ndarray) -> np.ndarray:

@@ -1,24 +1,49 @@
-"""The paper's studies as rows of runs: Figures 7 and 8, Tables 5, 7, 9 and 10. What their results say is in ``summary``."""
+"""Studies as rows of runs: the paper's Figures 7 and 8 and Tables 5, 7, 9 and 10, and the questions that it leaves.
+
+    text       is it the text?      the SG-Adapter beside what has its size and shape, or another vector, in the text's place
+    mismatch   is it the mismatch?  the compensation factor where rare classes do or do not differ between training and test
+    fit        what is FIT worth?   its scalars learned, fixed, or without the loss that teaches them
+
+A row is a configuration, or several of which the validation images choose one (``choose``). What the results say is in
+``summary``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..config import Config
 from ..errors import UserError, nearest
 
-FIG_7 = {"lambda_1": (0.0, 1e-4, 2e-4, 3e-4, 4e-4, 5e-4), "lambda_2": (0.0, 0.01, 0.02, 0.03, 0.045),
+Row = Config | tuple[Config, ...]
+
+FIG_7 = {"lambda_1": (0.0, 1e-4, 2e-4, 3e-4, 4e-4, 5e-4), "lambda_2": (0.0, 0.015, 0.03, 0.045),
          "lambda_3": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
 FIG_8 = {"gamma": (0.0, 0.02, 0.04, 0.06, 0.09), "mu": (0.1, 0.4, 0.7, 1.0), "alpha": (0.0, 0.1, 0.3, 0.6, 0.9)}
 """The axes of the paper's figures: the printed ranges, in a few steps."""
 
 
-def table_5(preset: str) -> dict[str, Config]:
+@dataclass(frozen=True)
+class Start:
+    """What the rows of a study start from: a method by a preset, with ``changes`` for the methods that have such a setting."""
+
+    preset: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, method: str) -> Config:
+        """The configuration of ``method``."""
+        known = Config.preset(self.preset, method).flat
+        return Config.preset(self.preset, method, **{key: value for key, value in self.changes.items() if key in known})
+
+
+def table_5(start: Start) -> dict[str, Row]:
     """The components one after the other: LIFT, +SG, +Init, +CF, +FIT."""
-    sage = Config.preset(preset, "sage")
+    sage = start("sage")
     cf = sage.changed(fit=False)
     init = cf.changed(gamma=0.0)
-    return {"LIFT": Config.preset(preset, "lift"), "+SG": init.changed(templates=1), "+SG+Init": init, "+SG+Init+CF": cf,
+    return {"LIFT": start("lift"), "+SG": init.changed(templates=1), "+SG+Init": init, "+SG+Init+CF": cf,
             "+SG+Init+CF+FIT": sage}
 
 
@@ -26,73 +51,162 @@ MINI_KPS = 0.01
 """KPS's learning rate for the mini world's few epochs, searched without the factor (``benchmarks/search_scratch.py``)."""
 
 
-def table_7(preset: str) -> dict[str, Config]:
+def table_7(start: Start) -> dict[str, Row]:
     """Losses from scratch with and without the compensation factor, by the protocols of their methods and here.
 
     The paper does not say whether CE + CF has the class counts n_i of Eq 22 beside the factor, so both readings are rows, with
     LA (the counts alone) between them. gamma is the preset's.
     """
-    ce, gamma = Config.preset(preset, "scratch"), _gamma(preset)
+    ce, gamma = start("scratch"), _gamma(start)
     kps = ce.changed(loss="kps", head="cosine", batch_size=ce.settings.batch_size // 2, decay=0.1,
-                     lr=MINI_KPS if preset == "mini" else ce.settings.lr)
+                     lr=MINI_KPS if start.preset == "mini" else ce.settings.lr)
     return {"CE": ce, "CE + CF, tau = gamma": ce.changed(gamma=gamma), "LA": ce.changed(loss="la"),
             "CE + CF, tau = 1 + gamma": ce.changed(loss="la", gamma=gamma),
-            **_with_factor({"KPS": kps, "ProCo": Config.preset(preset, "proco")}, gamma)}
+            **_with_factor({"KPS": kps, "ProCo": start("proco")}, gamma)}
 
 
-def more_losses(preset: str) -> dict[str, Config]:
+def more_losses(start: Start) -> dict[str, Row]:
     """The other losses of ``losses.compared`` from scratch, with and without the compensation factor."""
-    ce = Config.preset(preset, "scratch")
+    ce = start("scratch")
     cosine = ce.changed(head="cosine")
     return _with_factor({
         "focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"),
         "CDB-W-CE": ce.changed(loss="cdb"), "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"),
-        "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm")}, _gamma(preset))
+        "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm")}, _gamma(start))
 
 
-def _gamma(preset: str) -> float:
-    return float(Config.preset(preset, "sage").flat["gamma"])
+def _gamma(start: Start) -> float:
+    return float(Config.preset(start.preset, "sage").flat["gamma"])
 
 
-def _with_factor(rows: dict[str, Config], gamma: float) -> dict[str, Config]:
+def _with_factor(rows: dict[str, Config], gamma: float) -> dict[str, Row]:
     return {name + tail: config.changed(gamma=gamma * bool(tail)) for name, config in rows.items() for tail in ("", " + CF")}
 
 
-def table_9(preset: str) -> dict[str, Config]:
+def table_9(start: Start) -> dict[str, Row]:
     """One fine-tuning module after the other in LIFT's place: text-initialised cosine classifier and the LA loss."""
-    lift = Config.preset(preset, "lift")
+    lift = start("lift")
     names = {"none": "classifier only", "bitfit": "BitFit", "vpt-shallow": "VPT-shallow", "vpt-deep": "VPT-deep",
              "adapter": "Adapter", "lora": "LoRA", "adaptformer": "AdaptFormer", "full": "full fine-tuning"}
-    rows = {name: lift.changed(module=module) for module, name in names.items()}
-    return rows | {"SG-Adapter": table_5(preset)["+SG"]}
+    rows: dict[str, Row] = {name: lift.changed(module=module) for module, name in names.items()}
+    return rows | {"SG-Adapter": table_5(start)["+SG"]}
 
 
-def table_10(preset: str) -> dict[str, Config]:
+def table_10(start: Start) -> dict[str, Row]:
     """SG-Adapter with and without W_proj; all with the 60 templates and the compensation factor, without FIT."""
-    sg = Config.preset(preset, "sage").changed(fit=False)
-    return {"Baseline": Config.preset(preset, "lift").changed(templates=60, gamma=_gamma(preset)), "+ SG-Adapter": sg,
+    sg = start("sage").changed(fit=False)
+    return {"Baseline": start("lift").changed(templates=60, gamma=_gamma(start)), "+ SG-Adapter": sg,
             "+ SG-Adapter (w/o W_proj)": sg.changed(gate="text")}
 
 
-def axes(preset: str, values: dict[str, tuple[float, ...]], fit: bool) -> dict[str, Config]:
-    """One setting moved at a time around the preset; the first row is the preset itself."""
-    base = Config.preset(preset, "sage").changed(fit=fit)
+def figure_7(start: Start) -> dict[str, Row]:
+    """FIT's loss weights: one at a time around the preset, and lambda_2 with lambda_3, as section 4.4.2 reads."""
+    both = {f"lambda_2={a:g}, lambda_3={b:g}": {"lambda_2": a, "lambda_3": b}
+            for a in FIG_7["lambda_2"] for b in FIG_7["lambda_3"]}
+    base = start("sage")
+    return axes(base, FIG_7) | {name: base.changed(**changes) for name, changes in both.items()}
+
+
+def axes(base: Config, values: Mapping[str, tuple[float, ...]]) -> dict[str, Row]:
+    """One setting moved at a time around ``base``, which is the first row."""
     return {"preset": base, **{f"{key}={v:g}": base.changed(**{key: v}) for key, row in values.items() for v in row}}
 
 
-STUDIES: dict[str, Callable[[str], dict[str, Config]]] = {
+# --- questions ----------------------------------------------------------------------------------------------------------
+
+RATES = (0.5, 1.0, 2.0, 4.0)
+"""Multiples of the preset's rate among which validation chooses for each row of ``is_it_the_text``."""
+
+
+def is_it_the_text(start: Start) -> dict[str, Row]:
+    """LIFT's settings, only the module changed: what the SG-Adapter is without its text.
+
+    Controls of size and shape: AdaptFormer of the same inner width 2r; that with the SG-Adapter's leaky activation; the
+    folded form (finding 4) trained from the start. Controls of the vector in w_bar's place: random, the text's own entries in
+    another order, a constant (which LayerNorm takes to zero: no guidance at all), and the frozen text.
+    """
+    lift, sg = start("lift"), start("sage").changed(templates=1, gamma=0.0, fit=False)
+    wide = lift.changed(widen=2)
+    modules = {
+        "LIFT": lift, "AdaptFormer 2r": wide, "leaky 2r": wide.changed(slope=1 - sg.settings.alpha),
+        "folded, trained": sg.changed(gate="folded"), "gate vector": sg.changed(gate="vector"), "SG-Adapter": sg,
+        "w/o W_proj": sg.changed(gate="text"), "random vector": sg.changed(guidance="random"),
+        "shuffled text": sg.changed(guidance="shuffled"), "constant": sg.changed(guidance="constant"),
+        "frozen text": sg.changed(guidance="frozen"),
+    }
+    return {name: tuple(c.changed(lr=c.settings.lr * m) for m in RATES) for name, c in modules.items()}
+
+
+TAUS = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
+GAMMAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+"""Among which validation chooses in ``is_it_the_mismatch``."""
+
+
+def is_it_the_mismatch(start: Start) -> dict[str, Row]:
+    """LIFT's loss with the compensation factor, its gamma from the preset or tuned, and logit adjustment with a tuned tau,
+    where rare classes differ between training and test and where they do not, at imbalance 100 and 10."""
+    rows: dict[str, Row] = {}
+    for ratio in (100.0, 10.0):
+        for mismatch in (True, False):
+            la = start("lift").changed(mismatch=mismatch, imbalance_ratio=ratio)
+            where = f"{ratio:g}, mismatch {'on' if mismatch else 'off'}: "
+            rows |= {where + "LA": la, where + "CF": la.changed(gamma=_gamma(start)),
+                     where + "CF, gamma tuned": tuple(la.changed(gamma=gamma) for gamma in GAMMAS),
+                     where + "LA, tau tuned": tuple(la.changed(tau=tau) for tau in TAUS)}
+    return rows
+
+
+def what_fit_is_worth(start: Start) -> dict[str, Row]:
+    """Sage without FIT, with it, and with its scalars fixed or not taught by the loss of the sum; ``fit`` adds what changes
+    after training."""
+    sage = start("sage")
+    return {"without FIT": sage.changed(fit=False), "learned scalars": sage, "fixed scalars": sage.changed(fit_learned=False),
+            "lambda_3 = 0": sage.changed(lambda_3=0.0), "lambda_3 = 0, fixed": sage.changed(lambda_3=0.0, fit_learned=False)}
+
+
+STUDIES: dict[str, Callable[[Start], dict[str, Row]]] = {
     "table5": table_5,
     "table7": table_7,
     "table9": table_9,
     "table10": table_10,
     "losses": more_losses,
-    "fig7": lambda preset: axes(preset, FIG_7, fit=True),
-    "fig8": lambda preset: axes(preset, FIG_8, fit=False),
+    "fig7": figure_7,
+    "fig8": lambda start: axes(start("sage").changed(fit=False), FIG_8),
+    "text": is_it_the_text,
+    "mismatch": is_it_the_mismatch,
+    "fit": what_fit_is_worth,
 }
 
 
-def rows_of(study: str, preset: str) -> dict[str, Config]:
-    """The rows of one of ``STUDIES`` for a preset."""
+def rows_of(study: str, preset: str, changes: Mapping[str, Any] | None = None) -> dict[str, Row]:
+    """The rows of one of ``STUDIES`` for a preset, with ``changes`` of settings that some row's method has."""
     if study not in STUDIES:
         raise UserError(f"there is no study '{study}'.{nearest(study, STUDIES)} Studies: {', '.join(STUDIES)}.")
-    return STUDIES[study](preset)
+    rows = STUDIES[study](Start(preset, changes or {}))
+    configs = [config for row in rows.values() for config in candidates(row)]
+    for key, value in (changes or {}).items():
+        if not any(key in config.flat for config in configs):
+            Config.preset(preset, configs[0].method, **{key: value})  # says what is wrong with the key
+    return rows
+
+
+def candidates(row: Row) -> tuple[Config, ...]:
+    """The configurations of a row: one, or those that validation chooses among."""
+    return (row,) if isinstance(row, Config) else row
+
+
+def bases_of(study: str, rows: Mapping[str, Row]) -> dict[str, str]:
+    """The row that each row's difference is taken to: one that it adds something to, ``BASE`` of the study, or the first."""
+    usual = BASE.get(study, next(iter(rows)))
+    if study == "mismatch":
+        bases = {name: name.partition(": ")[0] + ": LA" for name in rows}
+    else:
+        bases = {name: BASES.get(study, {}).get(name, usual) for name in rows}
+    return {name: base for name, base in bases.items() if base != name}
+
+
+BASE = {"text": "SG-Adapter"}
+BASES = {
+    "table5": {"+SG+Init": "+SG", "+SG+Init+CF": "+SG+Init", "+SG+Init+CF+FIT": "+SG+Init+CF"},
+    "table7": {"KPS": "KPS", "KPS + CF": "KPS", "ProCo": "ProCo", "ProCo + CF": "ProCo"},
+}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..data.longtail import Groups
 from ..errors import UserError
 from ..files import write_atomic
 from ..runs.compare import check_comparable, t_half_width
@@ -24,8 +25,9 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
     """One row for each of ``sweep.results``' rows, over its finished seeds; accuracies and differences in percent, groups by
     the data set's own counts.
 
-    Columns: ``row``, ``seeds``, ``failed``, ``val``, and for each of mean / all / head / medium / tail: its mean, ``_half``
-    (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and ``_p`` as in ``paired``.
+    Columns: ``row``, ``base`` (empty without one), ``seeds``, ``failed``, ``val``, and for each of mean / all / head / medium /
+    tail: its mean, ``_half`` (half width of the t interval), ``_difference`` to the row's base, with ``_low``, ``_high`` and
+    ``_p`` as in ``paired``.
     ``definition`` and ``view`` are of the differences; the means are those of ``results``. ``bases`` names each row's base (nan
     without one); by default it is the first row. Of several finished runs of one row and seed the first by path counts.
     Raises ``UserError`` for runs of one method by two versions.
@@ -40,7 +42,8 @@ def summary(results: pd.DataFrame, bases: Mapping[str, str] | None = None, defin
         base = finished[finished["row"] == bases.get(str(name))].set_index("seed")["path"]
         pairs = [(Run(base[s]), Run(p)) for s, p in zip(done["seed"], done["path"], strict=True) if s in base.index]
         found = paired(pairs, definition, view)
-        row: dict[str, object] = {"row": name, "seeds": len(done), "failed": int((part["status"] == "failed").sum()),
+        row: dict[str, object] = {"row": name, "base": bases.get(str(name), ""), "seeds": len(done),
+                                  "failed": int((part["status"] == "failed").sum()),
                                   "val": done["val"].mean() if "val" in done else np.nan}
         for group in group_names():
             values = done[group].to_numpy(float) if len(done) else np.array([np.nan])
@@ -82,21 +85,27 @@ def paired(pairs: Sequence[tuple[Run, Run]], definition: str = "own", view: str 
     Each run's predictions are read once. With one seed the interval is that of the images alone. Raises ``UserError`` for runs
     on other test images.
     """
-    found = pd.DataFrame(np.nan, index=list(group_names()), columns=list(PAIRED))
     if not pairs:
-        return found
+        return pd.DataFrame(np.nan, index=list(group_names()), columns=list(PAIRED))
     check_comparable([run for pair in pairs for run in pair])
-    labels, wins = _wins(pairs, view)
-    for group, weights in cells(labels, pairs[0][0].groups(definition)).items():
+    labels, won = wins(pairs, view)
+    return differences(labels, won, pairs[0][0].groups(definition), seed)
+
+
+def differences(labels: np.ndarray, won: np.ndarray, groups: Groups, seed: int = 0) -> pd.DataFrame:
+    """``paired``'s frame from D = ``won`` (S, N): 1 where only the second of a pair is right, -1 where only the first is, for
+    test images with ``labels`` int (N,)."""
+    found = pd.DataFrame(np.nan, index=list(group_names()), columns=list(PAIRED))
+    for group, weights in cells(labels, groups).items():
         if weights.any():
-            low, high, p = crossed(wins, DRAWS, seed, weights)
-            found.loc[group] = [100 * (wins @ weights).mean(), 100 * low, 100 * high, p]
+            low, high, p = crossed(won, DRAWS, seed, weights)
+            found.loc[group] = [100 * (won @ weights).mean(), 100 * low, 100 * high, p]
     return found
 
 
-def _wins(pairs: Sequence[tuple[Run, Run]], view: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels int (N,) that all runs share, and D int8 (S, N): 1 where only the second run of a pair is right, -1 where
-    only the first is."""
+def wins(pairs: Sequence[tuple[Run, Run]], view: str) -> tuple[np.ndarray, np.ndarray]:
+    """The labels int (N,) that all runs of ``pairs`` share, and D int8 (S, N): 1 where only the second run of a pair is right,
+    -1 where only the first is."""
     labels, rows = np.empty(0, np.int64), []
     for first, second in pairs:
         before = first.predictions(view)
@@ -116,7 +125,7 @@ def axes_of(results: pd.DataFrame) -> pd.DataFrame:
                                    "val": done["val"].mean() if "val" in done else np.nan}
         for assignment in str(name).split(", "):
             key, equals, value = assignment.partition("=")
-            if equals:
+            if equals and key.isidentifier():  # "tau = gamma" is a name
                 line[key] = _as_number(value)
         for group in group_names():
             values = done[group].to_numpy(float) if group in done and len(done) else np.array([np.nan])
@@ -132,9 +141,9 @@ def _as_number(text: str) -> float | str:
         return text
 
 
-def save(results: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Write ``results.csv`` and ``summary.csv`` into the study's folder; the summary."""
-    found = summary(results)
+def save(results: pd.DataFrame, folder: Path, bases: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Write ``results.csv`` and ``summary.csv`` into the study's folder; the summary against ``bases``."""
+    found = summary(results, bases)
     write_atomic(folder / "results.csv", lambda path: results.to_csv(path, index=False))
     write_atomic(folder / "summary.csv", lambda path: found.to_csv(path, index=False))
     return found

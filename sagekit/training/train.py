@@ -36,10 +36,14 @@ from ..files import write_atomic
 from ..methods import Method, Now, Stage
 from ..networks.backbone import Backbone, load_backbone
 from ..progress import bar
+from ..runs.metrics import over_classes
 from ..runs.run import Run
 from . import stage_ends
 from .build import build_model
-from .evaluate import record
+from .evaluate import predict, record
+
+WATCHED_FROM = 0.8
+"""Share of the epochs after which ``watch`` measures: from scratch the rate has fallen then, and a best epoch lies late."""
 
 
 @dataclass
@@ -86,6 +90,9 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     if show and config.data.dataset != "world":
         print("\n".join(data.summary()), file=sys.stderr)
     _check(config, data, accelerator.num_processes)
+    if config.machine.watch == "val" and data.val is None:
+        raise UserError("watch=val needs validation images, and there are none; --set val_share=0.1 keeps some of the training "
+                        "images.")
     if backbone is None and methods.load(config.method).needs == "clip":
         backbone = load_backbone(config.network)
     assumed = [] if backbone is None else backbone.notes
@@ -188,7 +195,7 @@ def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, op
             _write_state(loop.run, model, optimizer, state, number)
     wrapped = accelerator.prepare_model(model)
     while state.epoch < end:
-        row = _epoch(loop, wrapped, optimizer, stage, number, state.epoch, before)
+        row = _epoch(loop, wrapped, optimizer, stage, number, state.epoch, before) | _watched(loop, state.epoch + 1)
         state = State(state.epoch + 1, [*state.history, row])
         if accelerator.is_main_process:
             _write_state(loop.run, model, optimizer, state, number)
@@ -200,6 +207,17 @@ def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, op
             stage_ends.write(place, model, stage, state.history[before:])
     accelerator.free_memory()
     return state
+
+
+def _watched(loop: _Loop, done: int) -> dict[str, float]:
+    """Top-1 of the images that ``watch`` names (mean over classes, 0..1), late in training: most papers report the best epoch
+    on the test images, so that number can be said beside the last epoch's."""
+    config, which = loop.config, loop.config.machine.watch
+    split = {"val": loop.data.val, "test": loop.data.test}.get(which)
+    if split is None or done <= WATCHED_FROM * config.epochs:
+        return {}
+    found = predict(loop.model, split, config, loop.accelerator, show=False)
+    return {f"{which}_accuracy": float(over_classes(found.labels, found.labels) @ found.correct)}
 
 
 def _trained_in(model: Method, stage: Stage, method: str, number: int) -> dict[str, nn.Parameter]:

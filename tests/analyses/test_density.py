@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal
+from sklearn.covariance import LedoitWolf
 
 from sagekit import UserError
 from sagekit.analyses import density
@@ -49,3 +50,47 @@ def test_both_splits_need_all_classes():
     train, test = drawn([5, 5], rng), drawn([5, 0], rng)
     with pytest.raises(UserError, match="same classes"):
         density.log_ratios(*train, *test)
+
+
+def test_held_out_halves_by_the_formula():
+    """Each half's log P_t is that of a mixture fitted on the other half."""
+    rng = np.random.default_rng(2)
+    (train, a), (test, b) = drawn([40, 10], rng), drawn([12, 12], rng)
+    frame = density.log_ratios(train, a, test, b, components=2, held_out=True)
+    own = density.log_ratios(train, a, test, b, components=2)
+    even = np.arange(len(b)) % 2 == 0  # classes have 12 images each, in order
+    expected = np.empty(len(b))
+    for half in (even, ~even):
+        expected[half] = _log_mixture(test[half], test[~half], b[~half], [0.5, 0.5])
+    difference = _log_mixture(test, train, a, [0.8, 0.2]) - expected
+    assert frame["log_ratio"].tolist() == pytest.approx([difference[b == c].mean() for c in (0, 1)], abs=1e-6)
+    assert (frame["log_ratio"] > own["log_ratio"]).all()  # P_t is too sure of the images that it was fitted on
+
+
+def _log_mixture(x, data, labels, prior):
+    """By the formula, with scikit-learn's covariance."""
+    means = [data[labels == c].mean(0) for c in (0, 1)]
+    covariance = LedoitWolf(assume_centered=True).fit(data - np.stack(means)[labels]).covariance_
+    return np.log(sum(p * multivariate_normal.pdf(x, m, covariance) for p, m in zip(prior, means, strict=True)))
+
+
+def test_apart_splits_priors_from_conditionals_from_estimation():
+    rng = np.random.default_rng(3)
+    counts = np.array([300, 2])
+    (train, a), (test, b), (other, c) = drawn(counts, rng), drawn([400, 400], rng), drawn([50, 50], rng)
+    train[a == 1] += [0.0, 2.0]  # the rare class differs between training and test
+    found = density.apart(train, a, test, b, other, c, components=2)
+    ratios = {name: frame["log_ratio"].to_numpy() for name, frame in found.items()}
+    prior = np.log(counts / counts.sum() / 0.5)
+    assert ratios["priors"] == pytest.approx(prior, abs=0.05)
+    assert ratios["conditionals"][0] == pytest.approx(0, abs=0.1)
+    assert ratios["conditionals"][1] < -0.8
+    assert ratios["conditionals"][1] < ratios["estimation"][1] < 0.05
+    assert ratios["all"] == pytest.approx(prior + ratios["conditionals"], abs=0.05)  # far apart: the parts add up
+    assert all(frame["images"].tolist() == counts.tolist() for frame in found.values())
+
+
+def test_a_half_needs_two_images():
+    rng = np.random.default_rng(0)
+    with pytest.raises(UserError, match="two test images of every class"):
+        density.log_ratios(*drawn([5, 5], rng), *drawn([5, 1], rng), held_out=True)

@@ -93,3 +93,16 @@ def test_with_few_stored_classes_the_winner_is_among_them():
     np.testing.assert_array_equal(whatif.predicted(few, COUNTS, 0.0, p.s_v, p.s_t), p.predicted)
     rarest = np.take_along_axis(few.classes, COUNTS[few.classes].argmin(1)[:, None], 1)[:, 0]
     np.testing.assert_array_equal(whatif.predicted(few, COUNTS, 1e3, 0.0, 0.0), rarest)
+
+
+def test_the_best_scalars_have_the_highest_mean_over_classes():
+    p = stored()
+    grid = (0.0, 0.5, 1.0)
+    by_hand = {}
+    for s_v in grid:
+        for s_t in grid:
+            right = (p.z + np.float32(s_v) * p.z_v + np.float32(s_t) * p.z_t).argmax(1) == p.labels
+            by_hand[s_v, s_t] = np.mean([right[p.labels == c].mean() for c in range(3)])
+    found = whatif.best_scalars(p, grid, grid)
+    assert by_hand[found] == pytest.approx(max(by_hand.values()))
+    assert whatif.best_scalars(stored(fit=False), grid, grid) == (0.0, 0.0)  # all are equal: nothing is added

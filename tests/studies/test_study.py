@@ -6,7 +6,7 @@ import pytest
 from sagekit import Config, UserError
 from sagekit.losses import Name
 from sagekit.networks.tuned import Module
-from sagekit.studies.study import STUDIES, rows_of
+from sagekit.studies.study import BASES, RATES, STUDIES, bases_of, candidates, rows_of
 from sagekit.studies.sweep import Point
 
 
@@ -34,7 +34,73 @@ def test_table_10_differs_in_the_adapter_alone():
 def test_every_row_is_a_valid_configuration(study):
     rows = rows_of(study, "mini")
     assert len(rows) >= 3
-    assert len({Point("", c).name for c in rows.values()}) >= len(rows) - 3  # a figure's axis may hold the preset's own value
+    configs = [config for row in rows.values() for config in candidates(row)]
+    copies = {"fig7": 1 + 4 + 6, "fig8": 3, "mismatch": 4 + 4}  # the preset on an axis, axes in the grid; CF and LA among tuned
+    assert len({Point("", c).name for c in configs}) >= len(configs) - copies.get(study, 0)
+    bases = bases_of(study, rows)
+    assert set(bases) < set(rows)
+    assert set(bases.values()) <= set(rows)
+    assert set(BASES.get(study, {})) <= set(rows)
+
+
+def test_the_text_study_changes_the_module_alone():
+    """Each row has LIFT's loss and prompts; its candidates differ in the rate."""
+    rows = rows_of("text", "mini")
+    base = rows["SG-Adapter"][1].flat
+    changed = {name: {k for k, v in row[1].flat.items() if base.get(k, v) != v} for name, row in rows.items()}
+    lift = {"method"}
+    assert changed == {
+        "LIFT": lift, "AdaptFormer 2r": lift, "leaky 2r": lift, "folded, trained": {"gate"}, "gate vector": {"gate"},
+        "SG-Adapter": set(), "w/o W_proj": {"gate"}, "random vector": {"guidance"}, "shuffled text": {"guidance"},
+        "constant": {"guidance"}, "frozen text": {"guidance"}}
+    wide, leaky = rows["AdaptFormer 2r"][1].settings, rows["leaky 2r"][1].settings
+    assert (wide.widen, wide.slope, leaky.widen, leaky.slope) == (2, 0, 2, 0.9)
+    assert [c.settings.lr for c in rows["LIFT"]] == [0.01 * m for m in RATES]
+    assert set(bases_of("text", rows).values()) == {"SG-Adapter"}
+
+
+def test_the_mismatch_study_has_every_loss_in_every_world():
+    rows = rows_of("mismatch", "mini")
+    worlds = {(c.data.imbalance_ratio, c.data.mismatch) for row in rows.values() for c in candidates(row)}
+    assert worlds == set(itertools.product((100.0, 10.0), (True, False)))
+    assert len(rows) == 16
+    for name, base in bases_of("mismatch", rows).items():
+        a, b = candidates(rows[name])[0], candidates(rows[base])[0]
+        assert a.data == b.data
+        assert b.settings.tau == 1
+        assert b.settings.gamma == 0
+
+
+def test_fit_rows_differ_in_fit_alone():
+    rows = rows_of("fit", "mini")
+    base = rows["learned scalars"].flat
+    changed = {name: {k for k, v in row.flat.items() if base[k] != v} for name, row in rows.items()}
+    assert changed == {"without FIT": {"fit"}, "learned scalars": set(), "fixed scalars": {"fit_learned"},
+                       "lambda_3 = 0": {"lambda_3"}, "lambda_3 = 0, fixed": {"lambda_3", "fit_learned"}}
+
+
+def test_figure_7_holds_the_joint_grid_and_its_axes():
+    rows = rows_of("fig7", "mini")
+    assert Point("", rows["lambda_2=0.015, lambda_3=0.4"]).name == Point("", rows["preset"]).name
+    assert Point("", rows["lambda_2=0.03"]).name == Point("", rows["lambda_2=0.03, lambda_3=0.4"]).name
+    assert sum(", " in name for name in rows) == 24
+
+
+def test_settings_of_a_study_reach_the_rows_that_have_them():
+    rows = rows_of("text", "mini", {"bottleneck": 4, "data_seed": 1, "alpha": 0.3})
+    for row in rows.values():
+        assert {(c.settings.bottleneck, c.data.data_seed) for c in candidates(row)} == {(4, 1)}
+    assert rows["SG-Adapter"][0].settings.alpha == 0.3
+    assert rows["leaky 2r"][0].settings.slope == pytest.approx(0.7)
+    kept = rows_of("table7", "mini", {"lr": 0.02})
+    assert [kept["CE"].settings.lr, kept["KPS"].settings.lr] == [0.02, 0.01]  # KPS's own rate is its row's
+
+
+def test_a_setting_that_no_row_has():
+    with pytest.raises(UserError, match="Did you mean 'bottleneck'"):
+        rows_of("text", "mini", {"bottelneck": 4})
+    with pytest.raises(UserError, match="'head' is a setting of cmo, scratch"):
+        rows_of("text", "mini", {"head": "cosine"})
 
 
 def test_unknown_study():

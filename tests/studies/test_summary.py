@@ -33,6 +33,7 @@ def test_summary_is_over_seeds_and_paired(points):
     assert found["all_difference"].iloc[1] == pytest.approx(lift - frame[frame["row"] == "classifier"]["all"].mean())
     assert found["val"].iloc[1] == pytest.approx(frame[frame["row"] == "lift"]["val"].mean())
     assert np.isnan(found["all_difference"].iloc[0])
+    assert found["base"].tolist() == ["", "classifier"]
     assert found["all_low"].iloc[1] <= found["all_difference"].iloc[1] <= found["all_high"].iloc[1]
 
 
@@ -145,7 +146,7 @@ def test_one_method_by_two_versions_is_no_table(points, tmp_path, key, said):
 
 def test_save_writes_what_it_returns(points, tmp_path):
     found = save(points[0], tmp_path)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "summary.csv"), found, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "summary.csv").fillna({"base": ""}), found, check_dtype=False)
     assert len(pd.read_csv(tmp_path / "results.csv")) == len(points[0])
 
 

@@ -385,3 +385,20 @@ def test_waiting_for_images_is_measured_and_said(tmp_path, monkeypatch, backbone
 def test_images_in_memory_are_not_waited_for(runs):
     assert (runs["sage"].history["waiting"] < runs["sage"].history["seconds"]).all()
     assert "waiting" not in (runs["sage"].path / "log.txt").read_text()
+
+
+def test_watched_images_are_a_column_of_the_last_fifth(tmp_path, backbone, data):
+    config = small("classifier", epochs=5, watch="test")
+    run = sk.train(config, tmp_path / "run", data=data, backbone=backbone, show=False)
+    column = run.history["test_accuracy"]
+    assert column.isna().tolist() == 4 * [True] + [False]
+    assert column.iloc[-1] == pytest.approx(run.metrics["results"]["single"]["mean"]["accuracy"])
+    plain = sk.train(config.changed(watch=""), tmp_path / "plain", data=data, backbone=backbone, show=False)
+    assert same(run.weights(), plain.weights())
+    assert "test_accuracy" not in plain.history
+
+
+def test_watching_validation_images_needs_some(tmp_path):
+    with pytest.raises(UserError, match="watch=val needs validation images"):
+        sk.train(small("classifier", val_per_class=0, watch="val"), tmp_path / "run", show=False)
+    assert not (tmp_path / "run").exists()
