@@ -23,7 +23,7 @@ from sagekit.data.prompts import TEMPLATES
 from sagekit.data.world import CLASS_NAMES, COLOURS
 from sagekit.methods.sage import gate_rate
 from sagekit.networks.adapters import count, default_bottleneck
-from sagekit.paper import DATASET_OF, PROFILES
+from sagekit.paper import DATASET_OF, PROFILES, odd
 
 CIFAR_LT = {f"cifar100-lt-{ratio}": int(profile(100, 500, ratio).sum()) for ratio in (100, 50, 10)}
 
@@ -89,8 +89,9 @@ NUMBERS: dict[str, Callable[[], float]] = {
     **{f"sage_{c}": partial(adapters, c) for c in (10, 100, 365, 1000, 8142)},
     **{f"fit_scalar_{preset}": partial(fit_scalar, preset)
        for preset in ("cifar100-lt-100", "places-lt", "imagenet-lt", "inat2018")},
-    "fit_steps_inat2018": lambda: 20 * fit_steps("inat2018"),
     **{f"images_{preset}": partial(int, images) for preset, images in CIFAR_LT.items()},
+    "odd_large": lambda: sum(len(odd(number)) for number in (2, 3, 4)),
+    "odd_table_7": lambda: odd(7)["system"].size,
     "mini_lift": partial(mini_parameters, "lift"),
     "mini_sage": partial(mini_parameters, "sage"),
     "mini_times": lambda: mini_parameters("sage") / mini_parameters("lift"),

@@ -2,8 +2,9 @@
 
     make claims
 
-docs/claims.yaml has ``measurements``, NAME: {made_by (a command), commit, date, depends (paths)}, and ``claims``: each a
-``document``, the piece of it that ``says`` the numbers, the measurement that they are ``by``, and where they are found today:
+docs/claims.yaml has ``measurements``, NAME: {made_by (a command), commit, date, depends (paths)}, the first three left out
+for what docs/results/made.json knows, and ``claims``: each a ``document``, the piece of it that ``says`` the numbers, the
+measurement that they are ``by``, and where they are found today:
 
     recompute: [NAMES]                  functions of cheap.NUMBERS
     table: FILE, row: ROW, columns      a file of docs/results, by its column ``row``
@@ -18,10 +19,11 @@ itself is wrong.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
-from datetime import date
+from datetime import date as Date
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,9 @@ class Measurement(BaseModel):
     """What made numbers, and when."""
 
     model_config = ConfigDict(extra="forbid")
-    made_by: str
-    commit: str
-    date: date
+    made_by: str = ""
+    commit: str = ""
+    date: Date | None = None
     depends: list[str] = []
 
 
@@ -99,6 +101,19 @@ def read(path: Path) -> File:
             raise UserError(f"{place}: '{key}': {first['msg']}.") from None
         known = PARTS.get(where[0] if where else "", File).model_fields
         raise UserError(f"{place}: there is no key '{key}'.{nearest(key, known)}") from None
+
+
+def dated(file: File, root: Path) -> None:
+    """Fill in what docs/results/made.json knows."""
+    made = root / "docs/results/made.json"
+    known = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else {}
+    for name, one in file.measurements.items():
+        if not (one.made_by and one.commit and one.date):
+            if name not in known:
+                raise UserError(f"measurement {name}: made_by, commit or date is missing, and docs/results/made.json has no such "
+                                "name.")
+            one.made_by, one.commit = known[name]["command"], known[name]["commit"]
+            one.date = Date.fromisoformat(known[name]["date"])
 
 
 def today(claim: Claim, root: Path) -> list[tuple[str, float]]:
@@ -171,9 +186,9 @@ def ages(file: File, root: Path) -> list[str]:
             continue
         touched = git(root, "log", "--format=", "--name-only", f"{made.commit}..HEAD", "--", *made.depends) or ""
         if changed := list(dict.fromkeys(touched.splitlines())):
-            lines += [f"older than the code: {document} ({made.date}, {made.made_by}): {few(changed)} changed since"
-                      for document in dict.fromkeys(claim.document for claim in file.claims if claim.by == name)]
-    return lines
+            lines += [f"older than the code: {document}, {name} ({made.date}): {few(changed)} changed since"
+                      for document in {claim.document for claim in file.claims if claim.by == name}]
+    return sorted(lines)
 
 
 def check(file: File, root: Path) -> list[str]:
@@ -193,6 +208,7 @@ def check(file: File, root: Path) -> list[str]:
 def main(root: Path) -> int:
     try:
         file = read(root / "docs/claims.yaml")
+        dated(file, root)
         wrong, old = check(file, root), ages(file, root)
     except UserError as error:
         print(f"claims: {error}", file=sys.stderr)

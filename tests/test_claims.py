@@ -1,5 +1,6 @@
 """The documents' numbers are those of today, and a wrong file is one line."""
 
+import json
 import subprocess
 
 import claims
@@ -41,6 +42,7 @@ def git(root, *arguments):
 @pytest.mark.slow
 def test_the_documents_of_this_repository_say_what_is_found_today():
     file = claims.read(ROOT / "docs/claims.yaml")
+    claims.dated(file, ROOT)
     assert claims.check(file, ROOT) == []
     assert {"README.md", "docs/results.md", "docs/statistics.md"} <= {claim.document for claim in file.claims}
     claims.ages(file, ROOT)  # or a commit is unknown
@@ -88,6 +90,7 @@ def test_numbers_that_do_not_agree(kit, capsys):
     ({"table": None, "run": "runs/gone"}, "there is no finished run at runs/gone."),
     ({"run": "runs/gone"}, "it may name one of recompute, table and run."),
     ({"table": None, "recompute": ["gate_rat"]}, "nothing recomputes 'gate_rat'. Did you mean 'gate_rate'?"),
+    ({"made": {"commit": ""}}, "measurement study: made_by, commit or date is missing, and docs/results/made.json"),
     ({"made": {"depends": ["gone.py"]}}, "measurement study: it depends on gone.py, which is not there."),
 ])
 def test_a_wrong_file_is_one_line(changes, line, kit, capsys):
@@ -132,6 +135,9 @@ def test_ages(kit, capsys):
     git(kit, "commit", "-qam", "other code")
     code, out, _ = check(kit, capsys, made)
     assert code == 0
-    assert out.startswith("older than the code: README.md (2026-11-24, python measure.py): code.py changed since\n")
+    assert out.startswith("older than the code: README.md, study (2026-11-24): code.py changed since\n")
+    known = {"study": {"command": "measure study", "commit": made["commit"], "date": "2026-11-25"}}
+    (kit / "docs/results/made.json").write_text(json.dumps(known))
+    assert check(kit, capsys, {"made_by": "", "commit": ""})[1].startswith("older than the code: README.md, study (2026-11-25)")
     code, _, err = check(kit, capsys)
     assert (code, err) == (2, "claims: measurement study: git knows no commit abc1234.\n")
