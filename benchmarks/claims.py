@@ -110,8 +110,8 @@ def dated(file: File, root: Path) -> None:
     for name, one in file.measurements.items():
         if not (one.made_by and one.commit and one.date):
             if name not in known:
-                raise UserError(f"measurement {name}: made_by, commit or date is missing, and docs/results/made.json has no such "
-                                "name.")
+                raise UserError(f"measurement {name}: made_by, commit or date is missing, and docs/results/made.json does not "
+                                "know it.")
             one.made_by, one.commit = known[name]["command"], known[name]["commit"]
             one.date = Date.fromisoformat(known[name]["date"])
 
