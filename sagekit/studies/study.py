@@ -170,7 +170,8 @@ def open_choices(start: Start) -> dict[str, Row]:
     sage = start("sage")
     changes: dict[str, dict[str, Any]] = {
         "W_proj zero": {"gate_init": "zero"}, "W_proj Kaiming": {"gate_init": "kaiming"},
-        "w_bar detached": {"guidance_grad": False}, "s = 0": {"fit_init": 0.0}, "s = 1": {"fit_init": 1.0}, "gate vector": {"gate": "vector"}}
+        "w_bar detached": {"guidance_grad": False}, "gate vector": {"gate": "vector"},
+        "s = 0": {"fit_init": 0.0}, "s = 1": {"fit_init": 1.0}}
     return {"preset": sage, **{name: sage.changed(**change) for name, change in changes.items()}}
 
 
