@@ -137,7 +137,7 @@ def table_section(name: str) -> str:
         line = {"": row["row"], **picked, **val, **{f"{g} %": cell(row, g) for g in SHOWN}, "against": row["base"],
                 **{g: difference(row, g) for g in TESTED}}
         rows.append(line | ({"paper: all / head / medium / tail": printed(PAPER[name], row["row"])} if name in PAPER else {}))
-    parts = [markdown(pd.DataFrame(rows)), comparisons(frame, TESTED).strip()]
+    parts = [markdown(pd.DataFrame(rows)), comparisons(frame, TESTED).strip(), *_edges(name)]
     more = {"table7": lambda: readings(frame), "mismatch": mismatch, "fit": afterwards}
     return "\n\n".join(parts + ([more[name]()] if name in more else []))
 
@@ -149,6 +149,16 @@ def _chosen(name: str) -> dict[str, str]:
         return {}
     frame = pd.read_csv(file)
     return dict(zip(frame["row"][frame["chosen"]], frame["candidate"][frame["chosen"]], strict=True))
+
+
+def _edges(name: str) -> list[str]:
+    """Rows whose choice lies at an end of what was tried, where a wider search might have found better."""
+    file = FOLDER / f"{name}-choices.csv"
+    if not file.exists():
+        return []
+    tried = pd.read_csv(file).groupby("row", sort=False)["chosen"]
+    ends = [str(row) for row, chosen in tried if chosen.iloc[0] or chosen.iloc[-1]]
+    return [f"Chosen at an end of what was tried: {'; '.join(ends) or 'no row'}."]
 
 
 def mismatch() -> str:

@@ -169,6 +169,7 @@ def test_a_study_chooses_then_compares_to_its_bases(tmp_path, monkeypatch, capsy
     assert tried["row"].tolist() == ["two", "two"]
     assert tried["chosen"].sum() == 1
     assert found.fillna({"base": ""})["base"].tolist() == ["", "one", "two"]
+    assert "1 of 3 rows have settings that validation images choose: 2 candidates, 2 seeds each" in out
     assert "Bases: two to one; three to two." in " ".join(out.split())
 
 
