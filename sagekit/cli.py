@@ -380,14 +380,10 @@ def study(
 
 def _study(spec: str, preset: str, changes: dict[str, Any], seeds: int, runs: Path, how: dict[str, Any]) -> None:
     """``changes`` are settings of all rows that have them, and stand in the folder's name."""
-    from .studies.choose import SEEDS, chosen
-    from .studies.study import bases_of, candidates, rows_of
+    from .studies.choose import chosen
+    from .studies.study import bases_of, rows_of
 
     rows = rows_of(spec, preset, changes)
-    tried = [len(candidates(row)) for row in rows.values() if len(candidates(row)) > 1]
-    if tried:
-        console.print(f"{len(tried)} of {len(rows)} rows have settings that validation images choose: {sum(tried)} candidates, "
-                      f"{SEEDS} seeds each, are trained first, then every row with {seeds}.", soft_wrap=True)
     said = [f"{key}={str(value).replace('/', '-')}" for key, value in changes.items() if key not in WHERE]
     name = "-".join([spec, preset, *said])
     _train_many(name, chosen(rows, runs, runs / name / "choices.csv", **how), bases_of(spec, rows), seeds, runs, how)
