@@ -36,8 +36,9 @@ def chosen(rows: Mapping[str, Row], runs: Path, table: Path, show: bool = True, 
     points = {f"{name}: {_said(config, candidates(row))}": config for name, row in rows.items() if len(candidates(row)) > 1
               for config in candidates(row)}
     if show:
-        print(f"{sum(len(candidates(row)) > 1 for row in rows.values())} of {len(rows)} rows have settings that validation images "
-              f"choose: {len(points)} candidates, {SEEDS} seeds each, are trained first.", file=sys.stderr)
+        choosing = sum(len(candidates(row)) > 1 for row in rows.values())
+        print(f"{choosing} of {len(rows)} rows have settings that validation images choose: {len(points)} candidates, "
+              f"{SEEDS} seeds each, are trained first.", file=sys.stderr)
     results = run_points(over_seeds(points, SEEDS), runs / "points", show=show, **how)
     failed = results[results["status"] != "finished"].to_dict("records")
     if failed:
