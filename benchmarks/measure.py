@@ -55,7 +55,7 @@ class Study:
 
 
 STUDIES = {
-    **{name: Study(name) for name in ("table5", "table7", "table9", "table10", "fig7", "fig8", "mismatch", "fit")},
+    **{name: Study(name) for name in ("table5", "table7", "table9", "table10", "fig7", "fig8", "mismatch", "fit", "choices")},
     "text": Study("text", 10), "text-r4": Study("text", 5, {"bottleneck": 4}), "text-draw1": Study("text", 5, {"data_seed": 1}),
 }
 

@@ -162,13 +162,14 @@ def test_a_study_chooses_then_compares_to_its_bases(tmp_path, monkeypatch, capsy
         "three": start("classifier").changed(lr=0.2)})
     monkeypatch.setitem(BASES, "fit", {"three": "two"})
     small = [f"--set={key}={value}" for key, value in {**conftest.SMALL, "largest_class": 10}.items()]
-    code, out, _ = call("study", "fit", "--seeds", "1", "--workers", "1", "--runs", str(tmp_path), *small, capsys=capsys)
+    code, out, err = call("study", "fit", "--seeds", "1", "--workers", "1", "--runs", str(tmp_path), *small, capsys=capsys)
     assert code == 0
     (folder,) = tmp_path.glob("fit-mini-largest_class=10-*-epochs=1-*")
     tried, found = pd.read_csv(folder / "choices.csv"), pd.read_csv(folder / "summary.csv")
     assert tried["row"].tolist() == ["two", "two"]
     assert tried["chosen"].sum() == 1
     assert found.fillna({"base": ""})["base"].tolist() == ["", "one", "two"]
+    assert "1 of 3 rows have settings that validation images choose: 2 candidates, 2 seeds each" in err
     assert "Bases: two to one; three to two." in " ".join(out.split())
 
 

@@ -7,6 +7,7 @@ Every candidate is trained with the same few seeds; test images are not looked a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ SEEDS = 2
 """With which each candidate is trained."""
 
 
-def chosen(rows: Mapping[str, Row], runs: Path, table: Path, **how: Any) -> dict[str, Config]:
+def chosen(rows: Mapping[str, Row], runs: Path, table: Path, show: bool = True, **how: Any) -> dict[str, Config]:
     """One configuration a row; what was tried is written to the CSV ``table``. ``how``: as ``sweep.run_points``.
 
     Raises ``UserError`` where a row has candidates and its data no validation images, or when a candidate failed.
@@ -34,7 +35,11 @@ def chosen(rows: Mapping[str, Row], runs: Path, table: Path, **how: Any) -> dict
     _check_validation(rows)
     points = {f"{name}: {_said(config, candidates(row))}": config for name, row in rows.items() if len(candidates(row)) > 1
               for config in candidates(row)}
-    results = run_points(over_seeds(points, SEEDS), runs / "points", **how)
+    if show:
+        choosing = sum(len(candidates(row)) > 1 for row in rows.values())
+        print(f"{choosing} of {len(rows)} rows have settings that validation images choose: {len(points)} candidates, "
+              f"{SEEDS} seeds each, are trained first.", file=sys.stderr)
+    results = run_points(over_seeds(points, SEEDS), runs / "points", show=show, **how)
     failed = results[results["status"] != "finished"].to_dict("records")
     if failed:
         raise UserError(f"{len(failed)} of {len(results)} runs to choose from are not finished; the first: {failed[0]['row']}: "

@@ -3,6 +3,7 @@
     text       is it the text?      the SG-Adapter beside what has its size and shape, or another vector, in the text's place
     mismatch   is it the mismatch?  the compensation factor where rare classes do or do not differ between training and test
     fit        what is FIT worth?   its scalars learned, fixed, or without the loss that teaches them
+    choices    what the paper does not say, and what else it might be
 
 A row is a configuration, or several of which the validation images choose one (``choose``). What the results say is in
 ``summary``.
@@ -164,6 +165,16 @@ def what_fit_is_worth(start: Start) -> dict[str, Row]:
             "lambda_3 = 0": sage.changed(lambda_3=0.0), "lambda_3 = 0, fixed": sage.changed(lambda_3=0.0, fit_learned=False)}
 
 
+def open_choices(start: Start) -> dict[str, Row]:
+    """Sage with one of the choices that the paper leaves open made otherwise (docs/choices.md)."""
+    sage = start("sage")
+    changes: dict[str, dict[str, Any]] = {
+        "W_proj zero": {"gate_init": "zero"}, "W_proj Kaiming": {"gate_init": "kaiming"},
+        "w_bar detached": {"guidance_grad": False}, "gate vector": {"gate": "vector"},
+        "s = 0": {"fit_init": 0.0}, "s = 1": {"fit_init": 1.0}}
+    return {"preset": sage, **{name: sage.changed(**change) for name, change in changes.items()}}
+
+
 STUDIES: dict[str, Callable[[Start], dict[str, Row]]] = {
     "table5": table_5,
     "table7": table_7,
@@ -175,6 +186,7 @@ STUDIES: dict[str, Callable[[Start], dict[str, Row]]] = {
     "text": is_it_the_text,
     "mismatch": is_it_the_mismatch,
     "fit": what_fit_is_worth,
+    "choices": open_choices,
 }
 
 
