@@ -250,6 +250,7 @@ def section(name: str, made: dict[str, Any]) -> str:
     said = f"`{made['command']}`, commit {made['commit']}, {made['date']}."
     if seconds:
         said += f" Training took {seconds[0]} to {seconds[1]} s a run, two runs at a time on two cores."
+    said += f" {made['note']}" if "note" in made else ""
     return "\n\n".join([f"## {TITLES[name]}", said, *([ABOUT[name]] if name in ABOUT else []), body()])
 
 
