@@ -204,8 +204,8 @@ def figure_section(name: str) -> str:
     records = {str(row["row"]): row for row in frame.to_dict("records")}
     preset = records["preset"]
     parts = [f"The preset has {', '.join(f'{g} {cell(preset, g)}' for g in ('mean', 'head', 'tail'))}; differences are to it."]
-    for axis, values in AXES[name].items():
-        rows = [records[f"{axis}={v:g}"] for v in values if f"{axis}={v:g}" in records]
+    for axis in AXES[name]:
+        rows = [row for point, row in records.items() if point.startswith(axis + "=") and ", " not in point]
         lines = [{axis: str(row["row"]).partition("=")[2], **{f"{g} %": cell(row, g) for g in ("mean", "head", "tail")},
                   **{g: difference(row, g) for g in ("mean", "head", "tail")}} for row in rows]
         spread = np.ptp([row["mean"] for row in rows])
