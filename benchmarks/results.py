@@ -20,7 +20,8 @@ from sagekit.files import write_text
 from sagekit.studies.study import FIG_7, FIG_8
 from sagekit.studies.summary import corrected
 
-FOLDER, PAGE = Path("docs/results"), Path("docs/results.md")
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+FOLDER, PAGE = DOCS / "results", DOCS / "results.md"
 HEAD = """# Measured
 
 Written by `python benchmarks/results.py` out of [docs/results](results), whose files `benchmarks/measure.py` makes; the
@@ -259,10 +260,11 @@ def section(name: str, made: dict[str, Any]) -> str:
     return "\n\n".join([f"## {TITLES[name]}", said, *([ABOUT[name]] if name in ABOUT else []), body()])
 
 
-def main() -> None:
+def page() -> str:
+    """The whole page."""
     made = json.loads((FOLDER / "made.json").read_text(encoding="utf-8"))
-    write_text(PAGE, "\n".join([HEAD, *(section(name, made[name]) for name in TITLES if name in made)]))
+    return "\n".join([HEAD, *(section(name, made[name]) for name in TITLES if name in made)])
 
 
 if __name__ == "__main__":
-    main()
+    write_text(PAGE, page())

@@ -5,6 +5,7 @@ import subprocess
 
 import claims
 import pytest
+import results
 import yaml
 
 TABLE = "row,all,all_half\nLIFT,81.817,0.675\n+SG,83.292,0.856\n"
@@ -141,3 +142,8 @@ def test_ages(kit, capsys):
     assert check(kit, capsys, {"made_by": "", "commit": ""})[1].startswith("older than the code: README.md, study (2026-11-25)")
     code, _, err = check(kit, capsys)
     assert (code, err) == (2, "claims: measurement study: git knows no commit abc1234.\n")
+
+
+def test_the_page_of_results_is_what_its_files_say():
+    """Nobody writes into docs/results.md by hand, and nobody measures again without writing it anew."""
+    assert results.page() == results.PAGE.read_text(encoding="utf-8")
