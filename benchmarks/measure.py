@@ -2,9 +2,9 @@
 
     python benchmarks/measure.py NAME... [--runs FOLDER]
 
-A NAME is a key of ``STUDIES`` (mini world; runs in build/results, kept and resumed), ``fig9``, or ``real``, which reads a
-finished `sagekit study table7` on CIFAR-100-LT's photographs (its --runs folder). ``results.py`` makes the page out of the
-files.
+A NAME is a key of ``STUDIES`` (mini world; runs in build/results, kept and resumed), ``fig9``, ``inference``, or ``real``, which
+reads a finished `sagekit study table7` on CIFAR-100-LT's photographs (its --runs folder). ``results.py`` makes the page out of
+the files.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from inference import ratios
 
 from sagekit import Config, UserError, load_data
 from sagekit.analyses import density, embeddings
@@ -126,6 +128,13 @@ def figure_9(runs: Path, draws: int = 5) -> None:
     note_made("fig9", "python benchmarks/measure.py fig9", draws=draws)
 
 
+def inference(runs: Path) -> None:
+    """Seconds of a batch with FIT and without its second pass, LIFT's being 1, on idle cores; ``runs`` is not used."""
+    write(pd.concat([ratios(backbone, batch, 7).assign(backbone=backbone)
+                     for backbone, batch in (("ViT-B-16-quickgelu", 16), ("mini", 128))]), "inference")
+    note_made("inference", "python benchmarks/measure.py inference", threads=torch.get_num_threads())
+
+
 def real(runs: Path) -> None:
     """Table 7 on the real photographs: the last epoch's numbers with their Wilson intervals, the best epoch on the test images,
     and differences to the row's base."""
@@ -171,15 +180,18 @@ def commit() -> str:
     return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 
 
+OTHERS = {"fig9": figure_9, "inference": inference, "real": real}
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("names", nargs="+", choices=[*STUDIES, "fig9", "real"])
+    parser.add_argument("names", nargs="+", choices=[*STUDIES, *OTHERS])
     parser.add_argument("--runs", type=Path, default=Path("build/results"))
     arguments = parser.parse_args()
     try:
         commit()
         for name in arguments.names:
-            {"fig9": figure_9, "real": real}.get(name, lambda runs, name=name: study(name, runs))(arguments.runs)
+            OTHERS[name](arguments.runs) if name in OTHERS else study(name, arguments.runs)
     except UserError as error:
         print(f"measure: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -181,7 +181,16 @@ def afterwards() -> str:
             for row in pd.read_csv(FOLDER / "fit-afterwards.csv").to_dict("records")]
     return ("The same runs with other scalars at test time; without z^v the pass through the frozen network is saved; fitted: "
             "on the validation images. Differences to the learned scalars as trained, p not corrected:\n\n"
-            f"{markdown(pd.DataFrame(rows))}\n")
+            f"{markdown(pd.DataFrame(rows))}\n\n{cost()}")
+
+
+def cost() -> str:
+    """What the pass that FIT needs takes."""
+    if not (FOLDER / "inference.csv").exists():
+        return ""
+    frame = pd.read_csv(FOLDER / "inference.csv").pivot(index="what", columns="backbone", values="to_lift")
+    frame = frame.loc[pd.read_csv(FOLDER / "inference.csv")["what"].unique()].map(lambda ratio: f"{ratio:.2f} x").reset_index()
+    return f"Time of a prediction, LIFT's being 1 (random weights, float32, two cores):\n\n{markdown(frame)}\n"
 
 
 def readings(frame: pd.DataFrame) -> str:
