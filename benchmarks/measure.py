@@ -2,9 +2,9 @@
 
     python benchmarks/measure.py NAME... [--runs FOLDER]
 
-A NAME is a key of ``STUDIES`` (mini world; runs in build/results, kept and resumed), ``fig9``, ``inference``, or ``real``, which
-reads a finished `sagekit study table7` on CIFAR-100-LT's photographs (its --runs folder). ``results.py`` makes the page out of
-the files.
+A NAME is a key of ``STUDIES`` (mini world; runs in build/results, kept and resumed), ``fig9``, ``inference``, or ``real``,
+which reads a finished `sagekit study table7` on CIFAR-100-LT's photographs (its --runs folder). ``results.py`` makes the page
+out of the files.
 """
 
 from __future__ import annotations

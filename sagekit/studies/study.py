@@ -138,16 +138,17 @@ def is_it_the_text(start: Start) -> dict[str, Row]:
     return {name: tuple(c.changed(lr=c.settings.lr * m) for m in RATES) for name, c in modules.items()}
 
 
+RATIOS = (100.0, 10.0)
 TAUS = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 GAMMAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-"""Among which validation chooses in ``is_it_the_mismatch``."""
+"""Of ``is_it_the_mismatch``: its worlds, and among which tau and gamma validation chooses."""
 
 
 def is_it_the_mismatch(start: Start) -> dict[str, Row]:
     """LIFT's loss with the compensation factor, its gamma from the preset or tuned, and logit adjustment with a tuned tau,
     where rare classes differ between training and test and where they do not, at imbalance 100 and 10."""
     rows: dict[str, Row] = {}
-    for ratio in (100.0, 10.0):
+    for ratio in RATIOS:
         for mismatch in (True, False):
             la = start("lift").changed(mismatch=mismatch, imbalance_ratio=ratio)
             where = f"{ratio:g}, mismatch {'on' if mismatch else 'off'}: "
