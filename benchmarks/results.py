@@ -25,9 +25,9 @@ FOLDER, PAGE = DOCS / "results", DOCS / "results.md"
 HEAD = """# Measured
 
 Written by `python benchmarks/results.py` out of [docs/results](results), whose files `benchmarks/measure.py` makes; the
-command, commit and date of each stand under its heading. **Everything but the last section is of the mini world**: a
-generated toy of 48 classes with a CLIP of 1.7 million parameters, 2,400 balanced test images (so the mean over classes is
-the mean over images), single view, groups by the data's own counts. Under "paper" are its printed numbers for
+command, commit and date of each stand under its heading. **Everything but a section of photographs is of the mini
+world**: a generated toy of 48 classes with a CLIP of 1.7 million parameters, 2,400 balanced test images (so the mean over
+classes is the mean over images), single view, groups by the data's own counts. Under "paper" are its printed numbers for
 CIFAR-100-LT at imbalance ratio 100, with ViT-B/16.
 
 **What may be compared:** the sign of a difference between two rows, and whether it falls on head, medium or tail. Not the
@@ -35,9 +35,10 @@ percentages, and not the size of a difference: data, network, number of classes,
 differ.
 
 Accuracies are means with 95 % t intervals over seeds. Differences are paired: same seeds, same test images; interval and
-p by a crossed bootstrap over seeds and images; p is Holm's for all comparisons of its table, and bold where it is below
-0.05. What these intervals hold and what they do not: [statistics.md](statistics.md). Training is in bf16 where the
-machine is fast at it, the test in float32.
+p by a crossed bootstrap over seeds and images, but where a section says otherwise; p is Holm's for all comparisons of its
+table, and bold where it is below 0.05. The files keep p in thousandths, so where fifty comparisons or more stand together
+(Figure 7) no corrected one can come out below 0.05: read the intervals there. What these intervals hold and what they do
+not: [statistics.md](statistics.md). Training is in bf16 where the machine is fast at it, the test in float32.
 """
 Line = dict[Hashable, Any]
 """A row of a file."""
@@ -58,21 +59,24 @@ ABOUT = {
         "LIFT's settings in every row (one template, logit adjustment, no compensation factor, no FIT); only the "
         "module differs, and its learning rate, which the validation images chose for each row out of four, two seeds "
         "each. Differences are to the SG-Adapter. AdaptFormer 2r and leaky 2r have its inner width and no text; "
-        "\"folded, trained\" is the form that a trained SG-Adapter folds into (finding 4), trained from the start. "
-        "Below it, the SG-Adapter itself with another vector in w_bar's place.",
+        "\"folded, trained\" is the form that a trained SG-Adapter folds into (finding 4), trained from the start; "
+        "\"gate vector\" trains the gate itself (finding 5), \"w/o W_proj\" takes f_t for it. The last four rows are the "
+        "SG-Adapter itself with another vector in w_bar's place.",
     "mismatch":
         "LIFT with logit adjustment (LA), with the compensation factor of the preset (CF), with the factor's gamma "
         "chosen on validation images, and with LA's tau chosen likewise; where rare classes show other colours in "
-        "training than in the test (mismatch on) and where they do not. CF is LA with tau = 1 + gamma (finding 2).",
+        "training than in the test (mismatch on) and where they do not. CF is LA with tau = 1 + gamma (finding 2), so the two "
+        "tuned rows are one loss and differ in what was tried alone.",
     "fig9":
         "The density ratio of Figure 9 with one thing at a time (`density.apart`; P_t held out, 16 components), five "
         "draws of the mini world, each with trainings of its own: `priors` has equal conditionals, `conditionals` "
-        "uniform priors, `estimation` uniform priors and images of the test's own distribution, as few as the "
-        "training has. Means over draws, and the range.",
+        "uniform priors (where the features were trained, this holds that they were fitted to the training images), "
+        "`estimation` uniform priors and validation images, which are drawn as the test's, in the training images' place: "
+        "as few as the training has, and never more than the validation has. Means over draws, and the range.",
     "fit":
         "Sage without FIT, with it, with its scalars fixed at 0.5, and without the loss that teaches them.",
     "table7":
-        "24 px, 15 epochs; learning rates searched on one seed of another draw, without the factor (docs/studies.md).",
+        "24 px, 15 epochs; learning rates searched on one or two seeds of another draw, without the factor (docs/studies.md).",
     "table9":
         "All rows at the rate that was searched on LIFT, so rows that want another one (VPT, LoRA) stand worse than "
         "they could.",
@@ -217,7 +221,8 @@ def figure_section(name: str) -> str:
     frame = corrected(frame, ("mean", "head", "tail"))
     records = {str(row["row"]): row for row in frame.to_dict("records")}
     preset = records["preset"]
-    parts = [f"The preset has {', '.join(f'{g} {cell(preset, g)}' for g in ('mean', 'head', 'tail'))}; differences are to it."]
+    parts = [f"The preset has {', '.join(f'{g} {cell(preset, g)}' for g in ('mean', 'head', 'tail'))}; differences are to it. "
+             "A row with the preset's own value is the same runs, and counts among the comparisons."]
     for axis in AXES[name]:
         rows = [row for point, row in records.items() if point.startswith(axis + "=") and ", " not in point]
         lines = [{axis: str(row["row"]).partition("=")[2], **{f"{g} %": cell(row, g) for g in ("mean", "head", "tail")},
