@@ -137,8 +137,8 @@ def _methods(lines: pd.DataFrame) -> None:
         "p": st.column_config.NumberColumn("p (bootstrap)", format="%.3f"),
         "p_holm": st.column_config.NumberColumn("p (Holm)", format="%.3f")})
     st.caption("Bootstrap over seeds and images; Holm: corrected for this table's rows. "
-               "Paired: same seeds, same test images. With two seeds that differ much the interval is too narrow; with one "
-               "seed it is of that seed alone (docs/statistics.md).")
+               "Paired: same seeds, same test images. With two or three seeds that differ much the interval is too narrow; "
+               "with one seed it is of that seed alone (docs/statistics.md).")
 
 
 st.title("Compare")

@@ -111,4 +111,4 @@ with right:
         "images": "training images",
         **dict.fromkeys(("before", "after", "change"), st.column_config.NumberColumn(format="%.3f"))})
 st.caption("gap = 1 - cosine between the mean feature of a class's training images and that of its test images, from the "
-           "images shown above. A rare class's mean is of few images, so its gap is larger by chance alone.")
+           "images shown above. A rare class's mean is of few images, so its gap would be larger even if nothing differed.")

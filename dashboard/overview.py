@@ -39,7 +39,7 @@ def _start_demo() -> None:
 def _demo_progress() -> None:
     process, log = _started()[str(shared.base())]
     done = demo.progress(shared.base())
-    st.progress(done, "Training zero-shot, LIFT and Sage on the mini world, about a minute on two cores")
+    st.progress(done, "Training zero-shot, LIFT and Sage on the mini world, one to two minutes on two cores")
     if process.poll() is None:
         return
     if process.returncode:

@@ -76,7 +76,7 @@ def finished() -> list[str]:
     found = lines()
     names = list(found["run"][found["status"] == "finished"]) if len(found) else []
     if not names:
-        st.info("There are no finished runs in this folder. The Overview trains the demo's three in about a minute.")
+        st.info("There are no finished runs in this folder. The Overview trains the demo's three in one to two minutes.")
         st.page_link("overview.py", label="To the overview", icon=":material/arrow_forward:")
         st.stop()
     return names

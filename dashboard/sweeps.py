@@ -15,7 +15,7 @@ st.title("Sweeps")
 found = {path.name: path for path in listing.sweeps(shared.base())}
 if not found:
     st.info(f"There are no sweeps in `{shared.base()}` yet. `sagekit sweep fig8` or `sagekit study table5` makes one "
-            "(some ten minutes on two cores).")
+            "(ten to twenty minutes on two cores).")
     st.stop()
 path = found[st.selectbox("Sweep", list(found), key="sweep", **shared.LINK)]
 results = listing.read_sweep(path)
