@@ -8,11 +8,12 @@ dimensions. Here features are reduced to their first principal components and al
 and Wolf do, one for the training and one for the test images. Where P_t is looked at on the images that it was fitted on, it is
 too sure of them: ``held_out`` fits it on one half and looks at the other.
 
-A correlation is no sign of mismatch (finding 16): it mixes three things, and ``apart`` measures each by itself:
+A correlation is no sign of mismatch (finding 16): it mixes several things, which ``apart`` takes apart as far as it can:
 
     priors        P'_s(k) = n_k / S_N, the conditionals of the test: what logit adjustment corrects
-    conditionals  P'_s(k) = 1 / C, the conditionals of the training images: the mismatch, and the error below
-    estimation    P'_s(k) = 1 / C, min(n_k, m) images a class of the test's own distribution: a mean from few images
+    conditionals  P'_s(k) = 1 / C, the conditionals of the training images: the mismatch, the error below, and that trained
+                  features were fitted to just these images
+    estimation    P'_s(k) = 1 / C, min(n_k, m) images a class of the test's own distribution, m at hand: a mean from few images
 """
 
 from __future__ import annotations

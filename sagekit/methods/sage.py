@@ -112,7 +112,8 @@ class Sage(Method):
 
     def guidance(self) -> Tensor:
         """w_bar (d,), or what a control puts in its place: the ``frozen`` mean of W^zs, a ``random`` vector, a ``constant``
-        (ones: LayerNorm takes it to zero, so nothing is said), or the entries of w_bar ``shuffled`` (one order, kept)."""
+        (ones: LayerNorm takes it to its bias, zero at the start, so nothing is said of the classes), or the entries of w_bar
+        ``shuffled`` (one order, kept)."""
         if self.settings.guidance == "shuffled":
             return self.mean_row()[self.instead]
         return self.mean_row() if self.settings.guidance == "text" else self.instead

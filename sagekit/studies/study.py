@@ -124,7 +124,7 @@ def is_it_the_text(start: Start) -> dict[str, Row]:
 
     Controls of size and shape: AdaptFormer of the same inner width 2r; that with the SG-Adapter's leaky activation; the
     folded form (finding 4) trained from the start. Controls of the vector in w_bar's place: random, the text's own entries in
-    another order, a constant (which LayerNorm takes to zero: no guidance at all), and the frozen text.
+    another order, a constant (LayerNorm takes it to its bias, zero at the start: no word of the classes), and the frozen text.
     """
     lift, sg = start("lift"), start("sage").changed(templates=1, gamma=0.0, fit=False)
     wide = lift.changed(widen=2)
