@@ -88,7 +88,8 @@ def study(name: str, runs: Path) -> None:
 
 def contrast(results: pd.DataFrame) -> pd.DataFrame:
     """How much more a row gains over LA where there is a mismatch than where there is none: the gain with it minus the gain
-    without it, on the same seeds and test images."""
+    without it, on the same seeds. Each gain is paired by image; the two worlds are other draws, of training and test images
+    alike (colours and scenes come from one generator), so image i of one has nothing of image i of the other."""
     paths = {row: part.sort_values("seed")["path"].tolist() for row, part in results.groupby("row", sort=False)}
     lines = []
     for row in paths:

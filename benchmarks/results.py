@@ -66,7 +66,8 @@ ABOUT = {
         "LIFT with logit adjustment (LA), with the compensation factor of the preset (CF), with the factor's gamma "
         "chosen on validation images, and with LA's tau chosen likewise; where rare classes show other colours in "
         "training than in the test (mismatch on) and where they do not. CF is LA with tau = 1 + gamma (finding 2), so the two "
-        "tuned rows are one loss and differ in what was tried alone.",
+        "tuned rows are one loss and differ in what was tried alone. Worlds with and without are other draws of training and "
+        "test images, one of each, and not the same images with other colours.",
     "fig9":
         "The density ratio of Figure 9 with one thing at a time (`density.apart`; P_t held out, 16 components), five "
         "draws of the mini world, each with trainings of its own: `priors` has equal conditionals, `conditionals` "
@@ -174,7 +175,8 @@ def mismatch() -> str:
     """Whether the factor gains more where there is a mismatch."""
     rows = [{"": row["row"], **{f"{g}: gain with mismatch minus gain without": difference(row, g, "p") for g in TESTED}}
             for row in pd.read_csv(FOLDER / "mismatch-contrast.csv").to_dict("records")]
-    return f"Were the factor an answer to the mismatch, it would gain more with it (p here is not corrected):\n\n" \
+    return f"Were the factor an answer to the mismatch, it would gain more with it (p here is not corrected; " \
+           "the interval holds seeds and test images, and not that the two worlds are one draw each):\n\n" \
            f"{markdown(pd.DataFrame(rows))}\n"
 
 
