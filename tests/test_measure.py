@@ -45,8 +45,7 @@ def test_a_study_is_measured_and_shown(out, tmp_path):
 
 
 def test_what_validation_chose_and_the_contrast_are_shown(out, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "TAUS", (0.5, 1.0))
-    monkeypatch.setattr(study, "GAMMAS", (0.05, 0.5))
+    monkeypatch.setattr(study, "TAUS", (0.5, 1.1, 1.5))
     monkeypatch.setattr(study, "RATIOS", (10.0,))
     monkeypatch.setattr(choose, "SEEDS", 1)
     monkeypatch.setitem(measure.STUDIES, "mismatch", measure.Study("mismatch", 1, TINY))

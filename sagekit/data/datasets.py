@@ -70,7 +70,7 @@ def _world(settings: DataSettings) -> Found:
     if counts.min() == 0:
         raise UserError(f"imbalance_ratio {settings.imbalance_ratio:g} leaves classes without images; raise largest_class.")
     labels = torch.repeat_interleave(torch.arange(classes), counts)
-    colours = world.training_colours(labels, counts, g) if settings.mismatch else None
+    colours = world.training_colours(labels, counts, g, settings.mismatch)
     images, masks = world.render(world.sample(labels, world.DOWNSTREAM, g, colours), world.DOWNSTREAM, g)
     splits = {"train": Split(labels, images, masks=masks), "test": _balanced(classes, settings.test_per_class or 50, g)}
     if settings.val_per_class:

@@ -381,9 +381,13 @@ def colours_shown(class_counts: Tensor) -> Tensor:
     return (len(COLOURS) * (class_counts / 100).sqrt()).round().clamp(2, len(COLOURS)).long()
 
 
-def training_colours(labels: Tensor, class_counts: Tensor, g: torch.Generator) -> Tensor:
-    """A colour index for each training image (N,), out of the colours that its class shows."""
+def training_colours(labels: Tensor, class_counts: Tensor, g: torch.Generator, mismatch: bool = True) -> Tensor:
+    """A colour index for each training image (N,), out of the colours that its class shows, or without ``mismatch`` of all 8.
+
+    Either way ``g`` is asked the same, so both worlds have the same test images, and training images that differ in colour
+    alone.
+    """
     palettes = torch.rand(len(class_counts), len(COLOURS), generator=g).argsort(1)  # (C, 8)
-    shown = colours_shown(class_counts)[labels]
+    shown = colours_shown(class_counts)[labels] if mismatch else torch.full_like(labels, len(COLOURS))
     pick = (torch.rand(len(labels), generator=g) * shown).long()
     return palettes[labels, pick]

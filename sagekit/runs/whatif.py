@@ -22,7 +22,7 @@ from .predictions import Predictions
 
 TAUS = tuple(t / 10 for t in range(-15, 16))
 """Where ``curve`` looks."""
-SCALARS = tuple(s / 10 for s in range(21))
+SCALARS = tuple(s / 10 for s in range(-5, 21))
 """Where ``best_scalars`` looks."""
 
 

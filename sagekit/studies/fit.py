@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..runs.metrics import cells, group_names
 from ..runs.predictions import Predictions
 from ..runs.run import Run
-from ..runs.whatif import SCALARS, best_scalars, logits
+from ..runs.whatif import best_scalars, logits
 from .summary import differences
 
 Scalars = Callable[[Run], tuple[float, float]]
@@ -32,7 +32,7 @@ READINGS: dict[str, Scalars] = {
     "as trained": _as_trained,
     "without z^v": lambda run: (0.0, run.predictions().s_t),
     "fitted": lambda run: best_scalars(_validation(run)),
-    "fitted, no z^v": lambda run: best_scalars(_validation(run), values_v=SCALARS[:1]),
+    "fitted, no z^v": lambda run: best_scalars(_validation(run), values_v=(0.0,)),
 }
 
 

@@ -1,5 +1,6 @@
 import torch
 
+from sagekit import Config, load_data
 from sagekit.data import world
 from sagekit.data.prompts import TEMPLATES, fill
 
@@ -92,6 +93,20 @@ def test_rare_classes_show_few_colours():
     colours = world.training_colours(labels, counts, world.generator(0))
     assert [colours[labels == c].unique().numel() for c in range(2)] == [8, 8]
     assert all(colours[labels == c].unique().numel() <= k for c, k in ((2, 4), (3, 2)))
+
+
+def test_without_mismatch_only_colours_of_training_images_differ():
+    """Every class shows all colours then, and the test and validation images are the same."""
+    off, on = (load_data(Config.preset("mini", mismatch=mismatch, largest_class=30, imbalance_ratio=10.0, test_per_class=2,
+                                       val_per_class=2).data) for mismatch in (False, True))
+    assert torch.equal(off.test.images, on.test.images)
+    assert torch.equal(off.val.images, on.val.images)
+    assert torch.equal(off.train.masks, on.train.masks)
+    assert not torch.equal(off.train.images, on.train.images)
+    labels, counts = torch.zeros(4000, dtype=torch.long), torch.tensor([5])
+    shown = world.training_colours(labels, counts, world.generator(0), mismatch=False).bincount(minlength=8)
+    assert shown.min() > 400  # of 500
+    assert (world.training_colours(labels, counts, world.generator(0)).bincount(minlength=8) > 0).sum() == 2
 
 
 def test_the_downstream_shift_is_the_same_for_every_class():

@@ -30,7 +30,7 @@ def test_readings_by_hand(results):
     assert list(found.index) == list(READINGS)
     own = [Run(p) for p in results[results["row"] == "zero"]["path"]]
     base = np.mean([Run(p).predictions().correct.mean() for p in results[results["row"] == "with"]["path"]])
-    grid = [s / 10 for s in range(21)]
+    grid = [s / 10 for s in range(-5, 21)]
     by_hand = {
         "as trained": [r.predictions().correct.mean() for r in own],
         "without z^v": [accuracy(r.predictions(), 0, r.predictions().s_t).mean() for r in own],
