@@ -35,6 +35,8 @@ def fold_run(path: Path) -> Folding:
     run = Run(path)
     if run.config.method != "sage":
         raise UserError(f"{path} is a run of {run.config.method}, which has no SG-Adapters to fold; sage has.")
+    if run.config.settings.gate == "folded":
+        raise UserError(f"{path} was trained in the folded form (gate=folded); there is nothing to fold.")
     data = load_data(run.config.data)
     model = load_model(run, data.class_names).eval()
     assert isinstance(model, Sage)

@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+from conftest import small
 
 import sagekit as sk
 from sagekit import Run, UserError
@@ -27,6 +28,13 @@ def test_a_folded_run_predicts_the_same(runs, tmp_path):
 def test_only_sage_folds(runs, method):
     with pytest.raises(UserError, match=rf"a run of {method}, which has no SG-Adapters to fold; sage has\.$"):
         fold_run(runs[method].path)
+
+
+def test_what_was_trained_folded_has_nothing_to_fold(tmp_path, backbone, data):
+    run = sk.train(small("sage", gate="folded", fit=False), tmp_path / "run", data=data, backbone=backbone, show=False)
+    with pytest.raises(UserError, match="trained in the folded form"):
+        fold_run(run.path)
+    assert not (run.path / "folded.safetensors").exists()
 
 
 def test_the_command_says_so_with_onnx_too(runs, capsys):
