@@ -15,12 +15,18 @@ With logits z (or cosines c = cos theta), label y, counts n, pi = n / sum n, K c
     KPS              CE( s (s_j c_j - 1[j=y] m_y) ),  s_j = log(50 n_j / n_min) / log 50,
                      m_j = 0.2 s_(K-1-j) / max s, j by falling count                                        s = 15
     DBM              CE( 32 cos(theta_j + 1[j=y] d) ),  d = m_y + m_y 1[wrong] (1 - c_y) / 2,  m_j = 0.1 n_min / n_j
+    ALA              CE( s (c_j - 1[j=y] (1 - c_y) / 2 log 2 / log(n_y / n_min + 1)) ), no gradient through (1 - c_y) s = 30
+    GCL              CE( s (c_j - k |e_j| d_j) ),  d_j = (log n_1 - log n_j) / (log n_1 - log n_K)          s = 30, k = 0.5
+                     e_j ~ N(0, 1/3) for each image and class, clamped to -1..1; K classes, n_1 the largest
+    VS               CE( (n_j / n_1)^g z_j + tau log pi_j )                                                  g = 0.05
+    DDC              VS, and in the last fifth  sum w_y CE(z + 0.75 log pi) / sum w_y,  w_j ~ pi_j^-0.25: the scaling off (TLA),
+                     the weights on (ADRW)
 
 Balanced Softmax is ``losses.logit_adjusted`` at tau = 1. Every loss is a mean over the batch, a weighted one too, but for
-LDAM-DRW: its authors divide by the batch's sum of weights (at CIFAR-100-LT 100 about a fifth of B). ``gamma`` adds the
-paper's compensation factor: e^{z_i} Lambda_i in place of e^{z_i} in the cross entropy, so gamma log n_i on the logit (mu and
-S_N / (C n_min) cancel). For plain CE the paper does not say whether "+ CF" brings n_i itself too: ``cross_entropy`` with
-gamma is the reading tau = gamma, ``losses.compensated`` is the reading tau = 1 + gamma.
+LDAM-DRW and DDC: their authors divide by the batch's sum of weights (LDAM's at CIFAR-100-LT 100 about a fifth of B). ``gamma``
+adds the paper's compensation factor: e^{z_i} Lambda_i in place of e^{z_i} in the cross entropy, so gamma log n_i on the logit
+(mu and S_N / (C n_min) cancel). For plain CE the paper does not say whether "+ CF" brings n_i itself too: ``cross_entropy``
+with gamma is the reading tau = gamma, ``losses.compensated`` is the reading tau = 1 + gamma.
 """
 
 from __future__ import annotations
@@ -35,19 +41,20 @@ from torch import Tensor
 from ..errors import UserError, nearest
 from .adjusted import Loss, compensated, logit_adjusted
 
-Name = Literal["ce", "focal", "class-balanced", "cdb", "la", "ldam", "ldam-drw", "lade", "kps", "dbm"]
-COSINE = ("ldam", "ldam-drw", "kps", "dbm")
+Name = Literal["ce", "focal", "class-balanced", "cdb", "la", "ldam", "ldam-drw", "lade", "kps", "dbm", "ala", "gcl", "vs",
+               "ddc"]
+COSINE = ("ldam", "ldam-drw", "kps", "dbm", "ala", "gcl")
 """The losses of cosines: their classifier must be a cosine one."""
 
 
 def named(name: Name, class_counts: Tensor, *, tau: float = 1.0, gamma: float = 0.0, mu: float = 0.5, scale: float = 30.0,
-          done: float = 0.0, class_accuracy: Tensor | None = None) -> Loss:
+          done: float = 0.0, class_accuracy: Tensor | None = None, random: torch.Generator | None = None) -> Loss:
     """The loss l(logits, target) called ``name``, for ``class_counts`` (C,).
 
     ``tau`` is la's. ``gamma`` > 0 adds the compensation factor; for la that is Eq 22 with ``mu``, and ``tau`` must be 1.
     ``scale`` is the classifier's logit scale: the losses in ``COSINE`` take logits / ``scale`` and bring their own. ``done``,
-    0..1, is the share of epochs done: LDAM-DRW weights from 0.8 on, KPS adjusts its gradient from 0.6 on.
-    ``class_accuracy`` (C,) in 0..1 is CDB's; without it no class is difficult yet.
+    0..1, is the share of epochs done: LDAM-DRW and DDC weight from 0.8 on, KPS adjusts its gradient from 0.6 on.
+    ``class_accuracy`` (C,) in 0..1 is CDB's; without it no class is difficult yet. ``random`` draws GCL's noise.
     """
     n = class_counts
     if name == "la" and gamma > 0 and tau != 1:
@@ -65,6 +72,10 @@ def named(name: Name, class_counts: Tensor, *, tau: float = 1.0, gamma: float = 
         "lade": lambda z, y: lade(z, y, n, gamma),
         "kps": lambda z, y: kps(z / scale, y, n, gamma, adjust_gradient=done >= 0.6),
         "dbm": lambda z, y: dbm(z / scale, y, n, gamma),
+        "ala": lambda z, y: ala(z / scale, y, n, gamma),
+        "gcl": lambda z, y: gcl(z / scale, y, n, gamma, random=random),
+        "vs": lambda z, y: vs(z, y, n, gamma, tau=tau),
+        "ddc": lambda z, y: ddc_late(z, y, n, gamma) if done >= 0.8 else vs(z, y, n, gamma),
     }
     if name not in known:
         raise UserError(f"There is no loss '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
@@ -181,3 +192,43 @@ def dbm(cosines: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.
     wrong = (cosines.argmax(1) != target).to(c)
     moved = torch.cos(torch.acos(c) + margin + margin * wrong * (1 - c) / 2)
     return cross_entropy(scale * cosines.scatter(1, target[:, None], moved[:, None]), target, class_counts, gamma)
+
+
+def ala(cosines: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.0, scale: float = 30.0) -> Tensor:
+    """ALA (Zhao et al. 2022): a margin for images that are hard, times one for classes that are rare. ``cosines`` (B, C).
+
+    No code of its authors is public. This is the form of two public copies; a line in them that is switched off has
+    1 / log(n_y / n_min + 1) for rare classes, and which is the paper's is open.
+    """
+    n = class_counts.to(cosines)
+    hard = (1 - cosines.gather(1, target[:, None]).detach()) / 2
+    rare = math.log(2) / torch.log(n[target] / n.min() + 1)
+    logits = scale * (cosines - F.one_hot(target, len(n)) * hard * rare[:, None])
+    return cross_entropy(logits, target, class_counts, gamma)
+
+
+def gcl(cosines: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.0, scale: float = 30.0, strength: float = 0.5,
+        random: torch.Generator | None = None) -> Tensor:
+    """GCL (Li et al. 2022), its first stage: noise that always lowers a cosine, the rarer the class the more. ``cosines`` (B,
+    C); the test uses plain cosines. All counts equal: no noise.
+    """
+    logs = class_counts.to(cosines).log()
+    rarity = (logs.max() - logs) / (logs.max() - logs.min()).clamp(min=1e-12)
+    noise = (torch.randn(cosines.shape, generator=random) / 3).clamp(-1, 1).abs().to(cosines)
+    return cross_entropy(scale * (cosines - strength * noise * rarity), target, class_counts, gamma)
+
+
+def vs(logits: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.0, tau: float = 1.0,
+       scaling: float = 0.05) -> Tensor:
+    """VS (Kini et al. 2021): logit adjustment, and logits of rare classes made smaller; as DDC's code has it (``scaling`` is
+    their 0.05 for CIFAR-100-LT). ``logits`` (B, C)."""
+    n = class_counts.to(logits)
+    return cross_entropy((n / n.max()) ** scaling * logits + tau * (n / n.sum()).log(), target, class_counts, gamma)
+
+
+def ddc_late(logits: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.0, tau: float = 0.75,
+             power: float = 0.25) -> Tensor:
+    """DDC's last epochs (Wang et al. 2023; its CIFAR-100-LT 100 script): no scaling (TLA), weights pi^-``power`` (ADRW)."""
+    n = class_counts.to(logits)
+    weights = (n / n.sum()) ** -power
+    return cross_entropy(logits + tau * (n / n.sum()).log(), target, class_counts, gamma, weights, normalise=True)

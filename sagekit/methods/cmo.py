@@ -62,7 +62,7 @@ class CMO(Scratch):
         z = self.logits(images).z
         known = None if self.difficulty is None else self.difficulty(z, back.labels)
         loss = named(s.loss, self.counts, tau=s.tau, gamma=s.gamma, scale=s.logit_scale, done=now.epoch / s.epochs,
-                     class_accuracy=known)
+                     class_accuracy=known, random=now.random)
         total = loss(z, back.labels) if kept == 1 else kept * loss(z, back.labels) + (1 - kept) * loss(z, front.labels)
         return {"loss": total, "train_accuracy": accuracy(z, back.labels)}
 

@@ -56,7 +56,7 @@ class Lift(Method):
         scale_init: float = Field(1.0, description="s at the start (LIFT)")
         templates: Literal[1, 60] = Field(1, description="prompt templates that W starts from ('Init' in Table 5: 60)")
         loss: Name = Field("la", description="Eq 1 (la), or another of losses.compared")
-        tau: float = Field(1.0, ge=0, description="of loss la")
+        tau: float = Field(1.0, ge=0, description="of the losses la and vs")
         gamma: float = Field(0.0, ge=0, le=1, description="the paper's compensation factor, Eq 21-22; 0: none (LIFT)")
 
         @model_validator(mode="after")
@@ -90,7 +90,7 @@ class Lift(Method):
         z = self.logits(batch.views[0]).z
         known = None if self.difficulty is None else self.difficulty(z, batch.labels)
         loss = named(s.loss, self.counts, tau=s.tau, gamma=s.gamma, scale=s.logit_scale, done=now.epoch / s.epochs,
-                     class_accuracy=known)
+                     class_accuracy=known, random=now.random)
         return {"loss": loss(z, batch.labels), "train_accuracy": accuracy(z, batch.labels)}
 
     def frozen_backbone(self) -> Backbone | None:

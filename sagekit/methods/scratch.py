@@ -42,7 +42,7 @@ class Scratch(Method):
         head: Literal["linear", "cosine"] = Field("linear", description="the classifier; margin losses need cosine")
         logit_scale: float = Field(25.0, gt=0, description="k of the cosine head")
         loss: Name = Field("ce", description="one of losses.compared, or la (Eq 1)")
-        tau: float = Field(1.0, ge=0, description="of loss la")
+        tau: float = Field(1.0, ge=0, description="of the losses la and vs")
         gamma: float = Field(0.0, ge=0, le=1, description="the paper's compensation factor, Eq 21; 0: none")
 
         @model_validator(mode="after")
@@ -76,7 +76,7 @@ class Scratch(Method):
         z = self.logits(batch.views[0]).z
         known = None if self.difficulty is None else self.difficulty(z, batch.labels)
         loss = named(s.loss, self.counts, tau=s.tau, gamma=s.gamma, scale=s.logit_scale, done=now.epoch / s.epochs,
-                     class_accuracy=known)
+                     class_accuracy=known, random=now.random)
         return {"loss": loss(z, batch.labels), "train_accuracy": accuracy(z, batch.labels)}
 
     def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:

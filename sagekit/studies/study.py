@@ -73,7 +73,9 @@ def more_losses(start: Start) -> dict[str, Row]:
     return _with_factor({
         "focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"),
         "CDB-W-CE": ce.changed(loss="cdb"), "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"),
-        "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm")}, _gamma(start))
+        "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm"),
+        "ALA": cosine.changed(loss="ala"), "GCL, stage 1": cosine.changed(loss="gcl"), "VS": ce.changed(loss="vs"),
+        "DDC": ce.changed(loss="ddc")}, _gamma(start))
 
 
 def _gamma(start: Start) -> float:

@@ -19,6 +19,10 @@ GAMMA = 0.06
 ACCURACY = torch.tensor([0.9, 0.5, 0.8, 0.1, 0.3])
 
 
+def generator():
+    return torch.Generator().manual_seed(3)
+
+
 def ce(z, y, gamma=0.0):
     weighted = [torch.exp(v) * int(n) ** gamma for v, n in zip(z, N, strict=True)]
     return -torch.log(weighted[y] / sum(weighted))
@@ -63,6 +67,16 @@ def literal_lade(z, labels, gamma=0.0, regular=0.01):
     return first + 0.1 * total
 
 
+def literal_ala(c, y, gamma=0.0):
+    margin = (1 - c[y].item()) / 2 * math.log(2) / math.log(int(N[y]) / 5 + 1)
+    return ce([30 * (v - (margin if j == y else 0)) for j, v in enumerate(c)], y, gamma)
+
+
+def literal_vs(z, y, gamma=0.0, g=0.05, tau=1.0):
+    total = int(N.sum())
+    return ce([(n / 500) ** g * v + tau * math.log(n / total) for v, n in zip(z, N.tolist(), strict=True)], y, gamma)
+
+
 def mean(one, x, labels=Y):
     """Mean over the batch of ``one(row, label)``."""
     return sum(one(row, y) for row, y in zip(x, labels.tolist(), strict=True)) / len(labels)
@@ -79,9 +93,9 @@ def same(ours, literal, at):
 @pytest.mark.parametrize("gamma", [0.0, GAMMA])
 @pytest.mark.parametrize(("at", "ours", "literal"), [
     (Z, other.cross_entropy, ce), (Z, other.focal, literal_focal), (C, other.ldam, literal_ldam), (C, other.dbm, literal_dbm),
-    (C, other.kps, literal_kps),
+    (C, other.kps, literal_kps), (C, other.ala, literal_ala), (Z, other.vs, literal_vs),
     (C, lambda *a: other.kps(*a, adjust_gradient=True), lambda c, y, gamma: literal_kps(c, y, gamma, adjust=True)),
-], ids=["ce", "focal", "ldam", "dbm", "kps", "kps adjusted"])
+], ids=["ce", "focal", "ldam", "dbm", "kps", "ala", "vs", "kps adjusted"])
 def test_values_and_gradients(at, ours, literal, gamma):
     same(lambda x: ours(x, Y, N, gamma), lambda x: mean(lambda row, y: literal(row, y, gamma), x), at)
 
@@ -200,11 +214,13 @@ def test_named_losses_are_the_formulas(gamma):
         "class-balanced": other.cross_entropy(Z, Y, N, gamma, w), "cdb": other.cross_entropy(Z, Y, N, gamma),
         "la": losses.logit_adjusted(Z, Y, N, 1 + gamma), "ldam": other.ldam(c, Y, N, gamma),
         "ldam-drw": other.ldam(c, Y, N, gamma), "kps": other.kps(c, Y, N, gamma), "dbm": other.dbm(c, Y, N, gamma),
+        "ala": other.ala(c, Y, N, gamma), "gcl": other.gcl(c, Y, N, gamma, random=generator()), "vs": other.vs(Z, Y, N, gamma),
+        "ddc": other.vs(Z, Y, N, gamma),
     }
     assert set(expected) == set(get_args(other.Name))
     for name, value in expected.items():
-        torch.testing.assert_close(losses.named(name, N, gamma=gamma, scale=25)(Z, Y), value, msg=name)
-        scaled = losses.named(name, N, gamma=gamma, scale=50)(Z, Y)
+        torch.testing.assert_close(losses.named(name, N, gamma=gamma, scale=25, random=generator())(Z, Y), value, msg=name)
+        scaled = losses.named(name, N, gamma=gamma, scale=50, random=generator())(Z, Y)
         assert (scaled.item() != pytest.approx(value.item())) == (name in other.COSINE)
 
 
@@ -217,6 +233,59 @@ def test_named_deferred_parts_start_at_their_share_of_the_epochs():
     torch.testing.assert_close(of("ldam-drw", 160 / 200), other.ldam(Z / 25, Y, N, weights=weights))
     assert of("kps", 0.59) == of("kps", 0)
     torch.testing.assert_close(of("kps", 120 / 200), other.kps(Z / 25, Y, N, adjust_gradient=True))
+
+
+    assert of("ddc", 0.79) == of("vs", 0)
+    torch.testing.assert_close(of("ddc", 160 / 200), other.ddc_late(Z, Y, N))
+
+
+def test_gcl_by_the_same_noise():
+    """k |e| d_j off every cosine, whoever's class it is; none off the largest class; the test's cosines have none."""
+    e = (torch.randn(8, 5, generator=generator()) / 3).clamp(-1, 1).abs().double()
+    rarity = [math.log(500 / n) / math.log(500 / 5) for n in N.tolist()]
+
+    def literal(c):
+        rows = [ce([30 * (v - 0.5 * e[i, j].item() * rarity[j]) for j, v in enumerate(row)], y, GAMMA)
+                for i, (row, y) in enumerate(zip(c, Y.tolist(), strict=True))]
+        return sum(rows) / len(rows)
+
+    same(lambda c: other.gcl(c, Y, N, GAMMA, random=generator()), literal, C)
+    assert rarity[1] == 0
+    many = (torch.randn(100_000, generator=generator()) / 3).clamp(-1, 1)
+    assert many.std().item() == pytest.approx(1 / 3, abs=0.01)
+    assert other.gcl(C, Y, torch.full((5,), 7)).item() == pytest.approx(mean(lambda c, y: ce(30 * c, y, 0), C).item())
+
+
+def test_gcl_s_trap_it_never_raises_a_cosine():
+    """|e|, not e: as the class of an image grows rarer its loss grows, whatever is drawn."""
+    target = torch.full((8,), 2)
+    quiet = other.gcl(C, target, N, strength=0.0)
+    for seed in range(20):
+        only_own = torch.where(torch.arange(5) == 2, 5, 500)  # noise on the target's class alone
+        assert other.gcl(C, target, only_own, random=torch.Generator().manual_seed(seed)) >= quiet
+
+
+def test_ala_s_trap_its_difficulty_carries_no_gradient():
+    """d loss / d c_y is -30 (1 - p_y) as with a fixed margin, not 45 / 2 or so of it."""
+    c = torch.tensor([[0.2, 0.1, 0.3, -0.5, -0.5]], dtype=torch.float64, requires_grad=True)
+    loss = other.ala(c, torch.tensor([2]), N)
+    loss.backward()
+    assert c.grad[0, 2].item() == pytest.approx(-30 * (1 - math.exp(-loss.item())))
+
+
+def test_ddc_s_last_epochs_are_weighted_by_the_batch():
+    pi = [n / int(N.sum()) for n in N.tolist()]
+    w = [p**-0.25 for p in pi]
+    total = sum(w[y] for y in Y.tolist())
+
+    def literal(z):
+        return sum(w[y] * literal_vs(row, y, GAMMA, g=0, tau=0.75) for row, y in zip(z, Y.tolist(), strict=True)) / total
+
+    same(lambda z: other.ddc_late(z, Y, N, GAMMA), literal, Z)
+
+
+def test_named_vs_takes_tau():
+    same(lambda z: losses.named("vs", N, tau=1.7)(z, Y), lambda z: mean(lambda row, y: literal_vs(row, y, tau=1.7), z), Z)
 
 
 def test_named_cdb_weighs_by_class_accuracy():
