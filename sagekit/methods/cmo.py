@@ -25,7 +25,6 @@ from torch import Tensor
 
 from ..data.batches import Batch
 from ..data.samplers import class_balanced, every_image
-from ..losses import named
 from ..networks.heads import accuracy
 from . import Now, Published
 from ._stages import Stage
@@ -60,9 +59,7 @@ class CMO(Scratch):
         mixes = s.plain_epochs < now.epoch < s.epochs - s.plain_epochs and draws[0] < s.mix_probability
         images, kept = paste(back.views[0], front.views[0], *draws[1:]) if mixes else (back.views[0], 1.0)
         z = self.logits(images).z
-        known = None if self.difficulty is None else self.difficulty(z, back.labels)
-        loss = named(s.loss, self.counts, tau=s.tau, gamma=s.gamma, scale=s.logit_scale, done=now.epoch / s.epochs,
-                     class_accuracy=known, random=now.random)
+        loss = self.loss(z, back.labels, now)
         total = loss(z, back.labels) if kept == 1 else kept * loss(z, back.labels) + (1 - kept) * loss(z, front.labels)
         return {"loss": total, "train_accuracy": accuracy(z, back.labels)}
 

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from ..data.batches import Batch
-from ..losses import Name, named
-from ..losses.difficulty import ClassAccuracy
+from ..losses import Name
 from ..networks.adapters import default_bottleneck
 from ..networks.backbone import Backbone
-from ..networks.heads import Cosine, Features, Logits, accuracy
+from ..networks.heads import Cosine, Features, Logits
 from ..networks.tuned import Module, tuned
-from . import Method, Now, Published, Task
+from . import Published, Task
+from ._loss import OfLogits, WithLoss
 from ._stages import FineTuning, Stage, Texts
 
 MINI: dict[str, Any] = {"bottleneck": 8, "epochs": 5, "batch_size": 64}
@@ -42,10 +41,10 @@ PUBLISHED = {
 }
 
 
-class Lift(Method):
+class Lift(OfLogits):
     """A tuned CLIP and a cosine classifier."""
 
-    class Settings(FineTuning, Texts):
+    class Settings(FineTuning, Texts, WithLoss):
         module: Module = Field("adaptformer", description="what is trained in every block (Table 9)")
         bottleneck: int | None = Field(None, ge=1, description="r; empty: 2^max(0, floor(log2(C / 2L))) (finding 6)")
         widen: int = Field(1, ge=1, description="times the bottleneck: 2 is the inner width of an SG-Adapter, as a control")
@@ -56,14 +55,6 @@ class Lift(Method):
         scale_init: float = Field(1.0, description="s at the start (LIFT)")
         templates: Literal[1, 60] = Field(1, description="prompt templates that W starts from ('Init' in Table 5: 60)")
         loss: Name = Field("la", description="Eq 1 (la), or another of losses.compared")
-        tau: float = Field(1.0, ge=0, description="of the losses la and vs")
-        gamma: float = Field(0.0, ge=0, le=1, description="the paper's compensation factor, Eq 21-22; 0: none (LIFT)")
-
-        @model_validator(mode="after")
-        def _one_tau(self) -> Any:
-            if self.loss == "la" and self.gamma and self.tau != 1:
-                raise ValueError("Eq 22 has tau = 1; set gamma=0 to move tau (tau = 1 + gamma is the same loss)")
-            return self
 
     needs = "clip"
     paper = "Shi et al., Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts, ICML 2024"
@@ -75,23 +66,10 @@ class Lift(Method):
         self.net = tuned(task.backbone, settings.module, rank, settings.prompts, settings.scale_init,
                          (settings.lora_alpha or rank) / rank, settings.slope, task.checkpointing)
         self.head = Cosine(settings.rows(task.backbone, task.class_names, task.sentences), settings.logit_scale)
-        self.difficulty = ClassAccuracy(len(task.class_names)) if settings.loss == "cdb" else None
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
         return [settings.stage()]
-
-    def start_epoch(self, now: Now) -> None:
-        if self.difficulty is not None:
-            self.difficulty.start_epoch()
-
-    def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
-        (batch,), s = batches, self.settings
-        z = self.logits(batch.views[0]).z
-        known = None if self.difficulty is None else self.difficulty(z, batch.labels)
-        loss = named(s.loss, self.counts, tau=s.tau, gamma=s.gamma, scale=s.logit_scale, done=now.epoch / s.epochs,
-                     class_accuracy=known, random=now.random)
-        return {"loss": loss(z, batch.labels), "train_accuracy": accuracy(z, batch.labels)}
 
     def frozen_backbone(self) -> Backbone | None:
         return self.net.backbone if self.net.bare else None

@@ -13,16 +13,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from ..data.batches import Batch
-from ..losses import Name, named
-from ..losses.compared import COSINE
-from ..losses.difficulty import ClassAccuracy
-from ..networks.heads import Features, Logits, accuracy, head
+from ..networks.heads import Features, Logits, head
 from ..networks.resnet import ResNet32
-from . import Method, Now, Published, Task
+from . import Published, Task
+from ._loss import OfLogits, WithLoss
 from ._stages import FromScratch, Stage
 
 MINI: dict[str, Any] = {"epochs": 15, "batch_size": 64, "warmup_epochs": 1, "lr": 0.05}
@@ -35,23 +32,12 @@ PUBLISHED = {
 }
 
 
-class Scratch(Method):
+class Scratch(OfLogits):
     """ResNet-32 and a head."""
 
-    class Settings(FromScratch):
+    class Settings(FromScratch, WithLoss):
         head: Literal["linear", "cosine"] = Field("linear", description="the classifier; margin losses need cosine")
         logit_scale: float = Field(25.0, gt=0, description="k of the cosine head")
-        loss: Name = Field("ce", description="one of losses.compared, or la (Eq 1)")
-        tau: float = Field(1.0, ge=0, description="of the losses la and vs")
-        gamma: float = Field(0.0, ge=0, le=1, description="the paper's compensation factor, Eq 21; 0: none")
-
-        @model_validator(mode="after")
-        def _fits(self) -> Any:
-            if self.loss in COSINE and self.head != "cosine":
-                raise ValueError(f"loss {self.loss} needs head=cosine")
-            if self.loss == "la" and self.gamma and self.tau != 1:
-                raise ValueError("Eq 22 has tau = 1; set gamma=0 to move tau (tau = 1 + gamma is the same loss)")
-            return self
 
     needs = "scratch"
     paper = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016; each loss's own in losses.compared"
@@ -60,24 +46,11 @@ class Scratch(Method):
         super().__init__(settings, task)
         self.net = ResNet32()
         self.head = head(settings.head, self.net.width, len(task.class_names), settings.logit_scale)
-        self.difficulty = ClassAccuracy(len(task.class_names)) if settings.loss == "cdb" else None
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
         plain = settings.loss == "ce" and settings.head == "linear" and not settings.gamma
         return [settings.stage(shared="ce" if plain else "")]
-
-    def start_epoch(self, now: Now) -> None:
-        if self.difficulty is not None:
-            self.difficulty.start_epoch()
-
-    def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
-        (batch,), s = batches, self.settings
-        z = self.logits(batch.views[0]).z
-        known = None if self.difficulty is None else self.difficulty(z, batch.labels)
-        loss = named(s.loss, self.counts, tau=s.tau, gamma=s.gamma, scale=s.logit_scale, done=now.epoch / s.epochs,
-                     class_accuracy=known, random=now.random)
-        return {"loss": loss(z, batch.labels), "train_accuracy": accuracy(z, batch.labels)}
 
     def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
         return Features(self.net(images))
