@@ -51,7 +51,7 @@ def readable(key: str) -> str:
     """A folder's name as a prompt says it."""
     name = re.sub(r"^n\d{8}[-_ ]|^\d+\.(?=\D)", "", key) or key
     name = re.sub(r"(?<=[a-z]{2})(?=[A-Z][a-z])", " ", name)
-    return re.sub(r"[_/\s]+", " ", name).strip() or key
+    return re.sub(r"[_/\s]+", " ", name).strip() or key.strip() or key
 
 
 def leaves(keys: Sequence[str]) -> list[str]:

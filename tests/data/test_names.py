@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sagekit import UserError
@@ -103,6 +103,7 @@ words = st.text("abcXYZ09_-. ", min_size=1, max_size=12).filter(lambda text: tex
 
 
 @given(words)
+@example("0. ")
 def test_a_readable_name_is_never_empty_and_stays_as_it_is(key):
     once = readable(key)
     assert once
