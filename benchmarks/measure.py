@@ -152,7 +152,7 @@ def real(runs: Path) -> None:
         line: dict[str, object] = {"row": row, "seed": run.config.seed, "epochs": run.config.epochs, "base": bases.get(row, "")}
         cells = {"mean": result["mean"], **result["groups"]["own"]}
         line |= {group + end: 100 * cell[key] for group, cell in cells.items()
-                 for end, key in (("", "accuracy"), ("_low", "low"), ("_high", "high"))}
+                 for end, key in (("", "accuracy"), ("_from", "low"), ("_to", "high"))}
         watched = history["test_accuracy"].fillna(0).to_numpy()
         line |= {"best_epoch": int(history["epoch"].iloc[watched.argmax()]), "best_on_test": 100 * watched.max()}
         if bases.get(row) in by_row:

@@ -257,7 +257,7 @@ def real() -> str:
     frame = pd.read_csv(FOLDER / "real.csv").fillna({"base": ""})
     rows = []
     for row in frame.to_dict("records"):
-        line = {"": row["row"], **{f"{g} %": f"{row[g]:.1f} [{row[g + '_low']:.1f}, {row[g + '_high']:.1f}]" for g in SHOWN},
+        line = {"": row["row"], **{f"{g} %": f"{row[g]:.1f} [{row[g + '_from']:.1f}, {row[g + '_to']:.1f}]" for g in SHOWN},
                 "best epoch on test": f"{row['best_on_test']:.1f} (epoch {row['best_epoch']})", "against": row["base"]}
         line |= {g: difference(row, g) if row["base"] else "" for g in SHOWN if f"{g}_low" in row}
         rows.append(line | {"paper: all / head / medium / tail": printed(7, row["row"]),
