@@ -47,6 +47,7 @@ TITLES = {
     "text": "Is it the text?", "text-r4": "Is it the text? At another bottleneck, r = 4",
     "text-draw1": "Is it the text? On another draw of the data", "mismatch": "Is it the mismatch?",
     "fig9": "Figure 9, taken apart", "fit": "What is FIT worth?",
+    "inference": "What FIT costs at test time",
     "table5": "Table 5: the components one after the other",
     "table7": "Table 7: the compensation factor on other losses, ResNet-32 from scratch",
     "table9": "Table 9: other modules in LIFT's place", "table10": "Table 10: SG-Adapter with and without W_proj",
@@ -185,13 +186,11 @@ def afterwards() -> str:
             for row in pd.read_csv(FOLDER / "fit-afterwards.csv").to_dict("records")]
     return ("The same runs with other scalars at test time; without z^v the pass through the frozen network is saved; fitted: "
             "on the validation images. Differences to the learned scalars as trained, p not corrected:\n\n"
-            f"{markdown(pd.DataFrame(rows))}\n\n{cost()}")
+            f"{markdown(pd.DataFrame(rows))}\n")
 
 
 def cost() -> str:
     """What the pass that FIT needs takes."""
-    if not (FOLDER / "inference.csv").exists():
-        return ""
     frame = pd.read_csv(FOLDER / "inference.csv").pivot(index="what", columns="backbone", values="to_lift")
     frame = frame.loc[pd.read_csv(FOLDER / "inference.csv")["what"].unique()].map(lambda ratio: f"{ratio:.2f} x").reset_index()
     return f"Time of a prediction, LIFT's being 1 (random weights, float32, two cores):\n\n{markdown(frame)}\n"
@@ -266,7 +265,8 @@ def real() -> str:
 
 
 def section(name: str, made: dict[str, Any]) -> str:
-    body = {"fig9": figure_9, "real": real}.get(name) or (lambda: figure_section(name) if name in AXES else table_section(name))
+    own = {"fig9": figure_9, "inference": cost, "real": real}
+    body = own.get(name) or (lambda: figure_section(name) if name in AXES else table_section(name))
     seconds = made.get("seconds")
     said = f"`{made['command']}`, commit {made['commit']}, {made['date']}."
     if seconds:
