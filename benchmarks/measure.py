@@ -161,7 +161,8 @@ def real(runs: Path) -> None:
                      for key in ("difference", "low", "high", "p_holm")}
         lines.append(line | {"seconds": history["seconds"].sum()})
     write(pd.DataFrame(lines), "real")
-    note_made("real", "sagekit study table7 --preset cifar100-lt-100 --set dataset=folder --set watch=test --seeds 1", seeds=1)
+    note_made("real", "sagekit study table7 --preset cifar100-lt-100 --set dataset=folder --set data_root=cifar100-png "
+              "--set watch=test --seeds 1", seeds=1)
 
 
 def write(frame: pd.DataFrame, name: str) -> None:

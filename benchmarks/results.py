@@ -92,8 +92,8 @@ ABOUT = {
         "the intervals hold no seed. Differences: paired by image, p exact (McNemar) and Holm's for the row. LIFT and "
         "Sage are not here: they need OpenAI's weights, which were not at hand.",
 }
-LITERATURE = {"CE": "38.3 (BagofTricks-LT), 38.1 (DDC)", "LA": "43.0 (BagofTricks-LT's Balanced Softmax)", "KPS": "45.0",
-              "ProCo": "52.8 (best epoch)"}
+LITERATURE = {"CE": "38.3 (BagofTricks-LT), 38.1 (DDC)", "LA": "43.0 (BagofTricks-LT's Balanced Softmax)",
+              "KPS": "45.0 (from memory)", "ProCo": "52.8 (best epoch)"}
 """All of CIFAR-100-LT 100 in percent, from the authors' papers or code, or the collection that is named."""
 AXES = {"fig7": FIG_7, "fig8": FIG_8}
 READINGS = ("CE + CF, tau = gamma", "CE + CF, tau = 1 + gamma")

@@ -101,5 +101,6 @@ class MachineSettings(Part):
     checkpointing: bool = _where(False, description="compute each block again in the backward pass: less memory, more time")
     compile: bool = _where(False, description="torch.compile the network: a minute at the start, faster steps after it")
     watch: Literal["", "val", "test"] = _where(
-        "", description="also measure on these images after each of the last fifth of the epochs: a column of the history")
+        "", description="also measure on these images after each of the last fifth of the epochs: a column of the history; no "
+            "stage is then taken from the cache")
     share_stages: bool = _where(True, description="take a first stage that another run has trained alike from the cache")

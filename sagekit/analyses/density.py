@@ -38,8 +38,8 @@ def log_ratios(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, te
     classes = _classes(train_labels, test_labels)
     a, b = _reduced([train, test], components, seed)
     counts = np.array([(train_labels == c).sum() for c in classes])
-    prior = np.full(len(classes), 1 / len(classes)) if uniform else counts / counts.sum()
-    difference = _log_mixture(b, a, train_labels, classes, prior) - _log_test(b, test_labels, classes, held_out)
+    prior = _even(classes) if uniform else counts / counts.sum()
+    difference = _log_mixture(b, a, train_labels, classes, prior) - _log_test(b, test_labels, classes, held_out, _even(classes))
     return _by_class(difference, test_labels, classes, counts)
 
 
@@ -54,12 +54,8 @@ def apart(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_la
     counts = np.array([(train_labels == c).sum() for c in classes])
     few = np.concatenate([np.flatnonzero(other_labels == c)[:n] for c, n in zip(classes, counts, strict=True)])
     a, b, spare = _reduced([train, test, other], components, seed)
-    first = _halves(test_labels)
-    tilt = np.empty(len(b))
-    for half in (first, ~first):
-        fitted = b[~half], test_labels[~half], classes
-        tilt[half] = (_log_mixture(b[half], *fitted, counts / counts.sum())
-                      - _log_mixture(b[half], *fitted, np.full(len(classes), 1 / len(classes))))
+    tilt = (_log_test(b, test_labels, classes, True, counts / counts.sum())
+            - _log_test(b, test_labels, classes, True, _even(classes)))
     where = (b, test_labels, b.shape[1], seed)  # the same components for all: reducing them again only turns them
     return {"all": log_ratios(a, train_labels, *where, held_out=True),
             "priors": _by_class(tilt, test_labels, classes, counts),
@@ -91,9 +87,13 @@ def _halves(labels: np.ndarray) -> np.ndarray:
     return taken
 
 
-def _log_test(b: np.ndarray, labels: np.ndarray, classes: np.ndarray, held_out: bool) -> np.ndarray:
-    """log P_t of the test images ``b``, (M,)."""
-    prior = np.full(len(classes), 1 / len(classes))
+def _even(classes: np.ndarray) -> np.ndarray:
+    """1 / C for each class."""
+    return np.full(len(classes), 1 / len(classes))
+
+
+def _log_test(b: np.ndarray, labels: np.ndarray, classes: np.ndarray, held_out: bool, prior: np.ndarray) -> np.ndarray:
+    """log sum_k prior_k N(x; m_k, S) of the test images ``b``, (M,), with their own means and covariance."""
     if not held_out:
         return _log_mixture(b, b, labels, classes, prior)
     first, logs = _halves(labels), np.empty(len(b))

@@ -17,7 +17,7 @@ With logits z (or cosines c = cos theta), label y, counts n, pi = n / sum n, K c
     DBM              CE( 32 cos(theta_j + 1[j=y] d) ),  d = m_y + m_y 1[wrong] (1 - c_y) / 2,  m_j = 0.1 n_min / n_j
     ALA              CE( s (c_j - 1[j=y] (1 - c_y) / 2 log 2 / log(n_y / n_min + 1)) ), no gradient through (1 - c_y) s = 30
     GCL              CE( s (c_j - k |e_j| d_j) ),  d_j = (log n_1 - log n_j) / (log n_1 - log n_K)          s = 30, k = 0.5
-                     e_j ~ N(0, 1/3) for each image and class, clamped to -1..1; K classes, n_1 the largest
+                     e_j normal with deviation 1/3, of each image and class, clamped to -1..1; n_1 largest, n_K smallest
     VS               CE( (n_j / n_1)^g z_j + tau log pi_j )                                                  g = 0.05
     DDC              VS, and in the last fifth  sum w_y CE(z + 0.75 log pi) / sum w_y,  w_j ~ pi_j^-0.25: the scaling off (TLA),
                      the weights on (ADRW)

@@ -194,14 +194,23 @@ STUDIES: dict[str, Callable[[Start], dict[str, Row]]] = {
 
 
 def rows_of(study: str, preset: str, changes: Mapping[str, Any] | None = None) -> dict[str, Row]:
-    """The rows of one of ``STUDIES`` for a preset, with ``changes`` of settings that some row's method has."""
+    """The rows of one of ``STUDIES`` for a preset, with ``changes`` of settings that some row's method has.
+
+    Raises ``UserError`` for an unknown study or setting, and for a setting that some row has a value of its own for.
+    """
     if study not in STUDIES:
         raise UserError(f"there is no study '{study}'.{nearest(study, STUDIES)} Studies: {', '.join(STUDIES)}.")
-    rows = STUDIES[study](Start(preset, changes or {}))
-    configs = [config for row in rows.values() for config in candidates(row)]
-    for key, value in (changes or {}).items():
-        if not any(key in config.flat for config in configs):
-            Config.preset(preset, configs[0].method, **{key: value})  # says what is wrong with the key
+    start = Start(preset, changes or {})
+    rows = STUDIES[study](start)
+    configs = [(name, config) for name, row in rows.items() for config in candidates(row)]
+    for key, value in start.changes.items():
+        having = [(name, config) for name, config in configs if key in config.flat]
+        if not having:
+            Config.preset(preset, configs[0][1].method, **{key: value})  # says what is wrong with the key
+        for name, config in having:
+            if config.flat[key] != start(config.method).flat[key]:
+                raise UserError(f"study {study} sets {key} itself (row '{name}': {key}={config.flat[key]}), so --set {key} "
+                                "would reach only some of its rows; leave it out, or use a sweep with an own file.")
     return rows
 
 
@@ -222,7 +231,9 @@ def bases_of(study: str, rows: Mapping[str, Row]) -> dict[str, str]:
 
 
 BASE = {"text": "SG-Adapter"}
+"""The row that all others of a study are compared with, where it is not the first."""
 BASES = {
     "table5": {"+SG+Init": "+SG", "+SG+Init+CF": "+SG+Init", "+SG+Init+CF+FIT": "+SG+Init+CF"},
     "table7": {"CE + CF, tau = 1 + gamma": "LA", "KPS": "KPS", "KPS + CF": "KPS", "ProCo": "ProCo", "ProCo + CF": "ProCo"},
 }
+"""Rows that are compared with another one than the rest of their study; with themselves: with none."""

@@ -186,7 +186,8 @@ def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, op
         optimizer.load_state_dict(optimizer_state)
     end = before + stage.epochs
     place = stage_ends.place(config, stage, number, model, loop.data, accelerator)
-    if place is not None and state.epoch == before and (found := stage_ends.read(place, model)) is not None:
+    fresh = state.epoch == before and not config.machine.watch  # what is watched has to be trained
+    if place is not None and fresh and (found := stage_ends.read(place, model)) is not None:
         state = State(end, [*state.history, *found])
         loop.progress.update(stage.epochs * steps_per_epoch(len(loop.data.train), stage, loop.parts))
         if accelerator.is_main_process:

@@ -94,8 +94,16 @@ def test_settings_of_a_study_reach_the_rows_that_have_them():
         assert {(c.settings.bottleneck, c.data.data_seed) for c in candidates(row)} == {(4, 1)}
     assert rows["SG-Adapter"][0].settings.alpha == 0.3
     assert rows["leaky 2r"][0].settings.slope == pytest.approx(0.7)
-    kept = rows_of("table7", "mini", {"lr": 0.02})
-    assert [kept["CE"].settings.lr, kept["KPS"].settings.lr] == [0.02, 0.01]  # KPS's own rate is its row's
+    assert {c.settings.lr for c in rows_of("table9", "mini", {"lr": 0.02}).values()} == {0.02}
+
+
+@pytest.mark.parametrize(("study", "key", "value"), [
+    ("table7", "gamma", 0.1), ("table7", "lr", 0.02), ("mismatch", "imbalance_ratio", 20.0),
+    ("text", "templates", 60), ("text", "lr", 0.02), ("fig8", "alpha", 0.5)])
+def test_a_setting_that_a_study_sets_itself_is_refused(study, key, value):
+    """It would reach some rows and not others, in silence."""
+    with pytest.raises(UserError, match=rf"study {study} sets {key} itself \(row '"):
+        rows_of(study, "mini", {key: value})
 
 
 def test_a_setting_that_no_row_has():

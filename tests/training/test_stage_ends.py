@@ -139,3 +139,12 @@ def test_it_is_kept_nowhere_where_it_is_not_shared(tmp_path, data, folder):
     trained(tmp_path / "run", data, tiny(share_stages=False, classifier_epochs=1))
     trained(tmp_path / "cosine", data, tiny("scratch", head="cosine"))
     assert not list(folder.glob("stage-*"))
+
+
+@pytest.mark.slow
+def test_a_run_that_watches_trains_the_stage_itself(tmp_path, data):
+    """Else its watched epochs would be missing, in silence."""
+    trained(tmp_path / "first", data, tiny("scratch", epochs=5))
+    second, taken = trained(tmp_path / "second", data, tiny("scratch", epochs=5, watch="test"))
+    assert not taken
+    assert second.history["test_accuracy"].notna().sum() == 1
