@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sagekit import methods, plots
+from sagekit import plots
 from sagekit.analyses import embeddings
 from sagekit.data import world
 from sagekit.data.batches import single_views
@@ -77,7 +77,7 @@ def _gaps(run: Run) -> pd.DataFrame:
 
 
 def _fine_tunes(run: Run) -> bool:
-    return bool(run.config.stages) and methods.load(run.config.method).needs == "clip"
+    return bool(run.config.stages) and run.config.needs == "clip"
 
 
 st.title("Embeddings")

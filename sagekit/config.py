@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from . import methods
 from .errors import UserError, nearest
+from .methods._network import as_lift
 from .methods._stages import Stage
 from .networks.resnet import NAME as SCRATCH
 from .settings import DataSettings, MachineSettings, NetworkSettings, Part, ViewSettings, where
@@ -53,8 +54,10 @@ class Config(BaseModel):
         """
         _known_preset(name)
         _no_labels(changes)
-        scratch = methods.load(method).needs == "scratch"
-        layers = {**PRESETS[name], **(_scratch(name) if scratch else {}), **_own(name, method)}
+        needs = _needs(method, changes.get("base"))
+        layers = {**PRESETS[name], **(_scratch(name) if needs == "scratch" else {}), **_own(name, method)}
+        if needs != methods.load(method).needs:
+            layers |= as_lift(_own(name, "lift")) | methods.about(method).ON_LIFT
         return cls.checked({"seed": 0, **layers, **changes, "preset_name": name, "method": method})
 
     def changed(self, /, **changes: Any) -> Config:
@@ -67,6 +70,11 @@ class Config(BaseModel):
         """Every setting by its key, whatever part holds it."""
         parts = {key: value for part in (*PARTS, "settings") for key, value in dict(getattr(self, part)).items()}
         return {key: getattr(self, key) for key in _LABELS} | parts
+
+    @property
+    def needs(self) -> str:
+        """``clip`` or ``scratch``: what the method starts from with these settings."""
+        return _needs(self.method, getattr(self.settings, "base", None))
 
     @property
     def stages(self) -> list[Stage]:
@@ -95,7 +103,7 @@ class Config(BaseModel):
         seed = values.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise UserError(f"setting 'seed': it must be a whole number of 0 or more, but it is {seed!r}.")
-        _fits(str(values["method"]), method, built["network"].backbone)
+        _fits(str(values["method"]), _needs(str(values["method"]), values.get("base")), built["network"].backbone)
         labels: dict[str, Any] = {"preset_name": str(values["preset_name"]), "method": str(values["method"])}
         return cls.model_construct(None, **{**labels, "seed": seed, **built})
 
@@ -173,11 +181,19 @@ def _unknown(key: str, method: str, known: Mapping[str, str]) -> str:
     return f"there is no setting '{key}'.{nearest(key, known)}"
 
 
-def _fits(name: str, method: type[methods.Method], backbone: str) -> None:
-    if (backbone == SCRATCH) == (method.needs == "scratch"):
+def _needs(method: str, base: Any) -> str:
+    """What ``method`` starts from on ``base``, its default where that is None."""
+    return "clip" if base == "lift" else methods.load(method).needs
+
+
+def _fits(name: str, needs: str, backbone: str) -> None:
+    if (backbone == SCRATCH) == (needs == "scratch"):
         return
-    others = ", ".join(n for n in methods.names() if methods.load(n).needs != method.needs)
-    if method.needs == "clip":
+    if needs != methods.load(name).needs:
+        raise UserError(f"base=lift needs a CLIP and {backbone} is trained from scratch; name base where the configuration is "
+                        "made (--set base=lift beside --method), or another backbone.")
+    others = ", ".join(n for n in methods.names() if methods.load(n).needs != needs)
+    if needs == "clip":
         raise UserError(f"method {name} needs a CLIP and {backbone} is trained from scratch; choose another backbone, or one "
                         f"of the methods {others}.")
     raise UserError(f"method {name} trains {SCRATCH} from scratch and {backbone} is a CLIP; leave out backbone, or use one of "

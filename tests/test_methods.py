@@ -1,6 +1,7 @@
 """One test for every method: whatever file is put into ``sagekit/methods/`` is held to all of this.
 
-A new method adds its literal twin to ``TWINS`` (and the formulas to ``reference``), and a file of its own traps beside these.
+A new method adds its literal twin to ``twins``, and a file of its own traps beside these. Methods that may stand on a CLIP are
+held to it there too (``crt on lift``).
 """
 
 import copy
@@ -9,11 +10,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
-import reference
 import torch
 from conftest import shaken
+from twins import TWINS
 
 import sagekit as sk
 from sagekit import UserError, methods, paper
@@ -25,7 +27,7 @@ trainer = sys.modules["sagekit.training.train"]  # the module: sagekit.train its
 
 NAMES = methods.names()
 DATA = {"largest_class": 12, "imbalance_ratio": 4.0, "test_per_class": 2, "share_stages": False}
-EXTRA = {"crt": {"classifier_epochs": 2}, "cmo": {"plain_epochs": 0, "mix_probability": 1.0}}
+EXTRA = {"cmo": {"plain_epochs": 0, "mix_probability": 1.0}}
 TELLING = {"sage": {"lambda_1": 0.1, "lambda_2": 0.3, "lambda_3": 0.7, "gamma": 0.4}}
 """Where the mini world's settings would hide one weight behind another."""
 CLASSES, COUNTS = ["plain circle", "striped star", "dotted heart", "dotted star"], torch.tensor([9, 5, 3, 2])
@@ -33,14 +35,23 @@ LABELS = torch.tensor([0, 1, 0, 2, 1, 0])  # class 3 is not in the batch, class 
 
 
 def tiny(method, **changes):
-    """The mini preset on 290 images, two epochs a stage."""
-    trained = {} if method == "zero_shot" else {"epochs": 2, "batch_size": 32}
-    return sk.Config.preset("mini", method, **{**DATA, **trained, **EXTRA.get(method, {}), **changes})
+    """The mini preset on 290 images, two epochs a stage; ``method`` may end in " on lift"."""
+    name, _, base = method.partition(" on ")
+    own = methods.load(name).Settings.model_fields
+    start = {"epochs": 2, "batch_size": 32, "classifier_epochs": 2, **({"base": base} if base else {})}
+    return sk.Config.preset("mini", name, **{**DATA, **{k: v for k, v in start.items() if k in own}, **EXTRA.get(name, {}),
+                                             **changes})
 
 
-STAGES = [(method, stage) for method in NAMES for stage in range(len(tiny(method).stages))]
+def on_lift(method):
+    field = methods.load(method).Settings.model_fields.get("base")
+    return field is not None and "lift" in get_args(field.annotation)
+
+
+WAYS = [*NAMES, *(f"{method} on lift" for method in NAMES if on_lift(method))]
+STAGES = [(way, number) for way in WAYS for number, stage in enumerate(tiny(way).stages) if stage.epochs]
 TRAINED = [method for method in NAMES if tiny(method).stages]
-KILLS = [(method, epoch) for method in TRAINED for epoch in range(1, tiny(method).epochs)]
+KILLS = [(way, epoch) for way in (*TRAINED, "crt on lift") for epoch in range(1, tiny(way).epochs)]
 
 
 @pytest.fixture(scope="session")
@@ -81,24 +92,6 @@ def now(stage=0, epoch=1, seed=0):
     return Now(stage, epoch, 0.5, torch.Generator().manual_seed(seed))
 
 
-def cmo_twin(model, batches, at):
-    mixes = model.settings.plain_epochs < at.epoch < model.settings.epochs - model.settings.plain_epochs
-    if not mixes:
-        return reference.ce_step(model, batches[0].views[0], batches[0].labels)
-    _, *box = torch.rand(4, generator=at.random).tolist()
-    return reference.cmo_step(model, *batches, box)
-
-
-TWINS = {
-    "bbn": lambda m, b, at: reference.bbn_step(m, *b, at.epoch, m.settings.epochs),
-    "classifier": lambda m, b, at: reference.lift_step(m, *b, COUNTS.double()),
-    "cmo": cmo_twin,
-    "crt": lambda m, b, at: reference.ce_step(m, b[0].views[0], b[0].labels),
-    "lift": lambda m, b, at: reference.lift_step(m, *b, COUNTS.double()),
-    "proco": lambda m, b, at: reference.proco_step(m, *b, COUNTS.double(), m.statistics.means.clone()),
-    "sage": lambda m, b, at: reference.sage_step(m, *b, COUNTS.double()),
-    "scratch": lambda m, b, at: reference.ce_step(m, b[0].views[0], b[0].labels),
-}
 VALUE_ONLY = {"proco"}  # its twin goes through scipy's Bessel function; tests/methods/test_proco.py has the gradient
 
 
@@ -109,7 +102,7 @@ VALUE_ONLY = {"proco"}  # its twin goes through scipy's Bessel function; tests/m
 def test_its_file_says_what_it_is(method):
     text = methods.about(method).__doc__
     first = text.split("\n\n")[0]
-    assert first.lower().startswith(("classifier only", "resnet-32", "zero-shot", method))
+    assert first.lower().replace("-", "_").startswith(("classifier only", "resnet_32", "zero_shot", method))
     assert re.search(r"\(.*\d{4}\)|\(.*Table \d+.*\)|a control", first)
     assert "It believes" in text or "believes that" in text
     assert "Where" in text or method == "classifier"
@@ -150,7 +143,7 @@ def test_a_foreign_setting_is_refused_in_one_line(method):
 # --- what it computes -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("method", WAYS)
 def test_it_predicts(method, backbone):
     model = sk.build_model(tiny(method), CLASSES, backbone, class_counts=COUNTS.tolist()).eval()
     pixels = torch.randint(256, (3, 3, model.image_size, model.image_size), dtype=torch.uint8,
@@ -180,7 +173,8 @@ def test_its_loss_is_that_of_its_literal_twin(method, stage, epoch, backbone):
     recipe = tiny(method).stages[stage]
     parameters = trainer._trained_in(model, recipe, method, stage)
     batches, twin = batches_for(model, recipe), copy.deepcopy(model)
-    ours, literal = model(batches, now(stage, epoch))["loss"], TWINS[method](twin, batches, now(stage, epoch))
+    literal = TWINS[method.partition(" on ")[0]](twin, batches, now(stage, epoch), COUNTS.double())
+    ours = model(batches, now(stage, epoch))["loss"]
     assert ours.dtype == torch.float64
     torch.testing.assert_close(ours, literal, atol=1e-9, rtol=1e-9)
     if method in VALUE_ONLY:
@@ -225,7 +219,7 @@ def test_its_parameters_are_counted(method, backbone):
     assert sum(counted.values()) == (learned if method in TRAINED else 0)
     if methods.load(method).needs == "scratch":  # "0.46M" in Table 1; BBN's second branch is one block more
         assert sum(counted[part] for part in ("net", "trunk", "branch_a") if part in counted) == 463_504
-        assert counted["head"] == 4 * (128 if method == "bbn" else 64) + 4
+        assert counted["head"] == {"bbn": 4 * 128 + 4, "gcl": 4 * 64}.get(method, 4 * 64 + 4)
 
 
 def test_classifier_only_trains_the_head_alone(backbone):

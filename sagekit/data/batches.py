@@ -66,13 +66,15 @@ def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
 
 
 def train_batches(split: Split, feed: Feed, settings: ViewSettings, size: int, seed: int, epoch: int, device: torch.device,
-                  rank: int = 0, processes: int = 1, accumulate: int = 1, workers: int = 0) -> Iterator[tuple[Batch, ...]]:
+                  rank: int = 0, processes: int = 1, accumulate: int = 1, workers: int = 0,
+                  done: float = 0.0) -> Iterator[tuple[Batch, ...]]:
     """Yield this process's parts of the epoch's steps, ``accumulate`` a step: a batch from each sampler, ``size`` pixels wide.
 
     A step's batch is dealt evenly to ``accumulate`` parts and then to ``processes``. ``workers`` processes decode files.
+    ``done`` is the share of the stage's epochs that are done, for samplers that move with it.
     Raises ``UserError`` when a file is no whole image.
     """
-    orders = [sampler(split.labels, _generator(seed, epoch, 0, 1, k) if k else _generator(seed, epoch))
+    orders = [sampler(split.labels, _generator(seed, epoch, 0, 1, k) if k else _generator(seed, epoch), done)
               for k, sampler in enumerate(feed.samplers)]
     steps = list(zip(*(order.split(feed.batch_size) for order in orders), strict=True))
     steps = steps[: steps_per_epoch(len(split), feed, processes * accumulate)]

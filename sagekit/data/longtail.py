@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from ..errors import UserError
 
@@ -49,6 +50,13 @@ def served(own: np.ndarray, largest: int, imbalance_ratio: float) -> np.ndarray:
     counts = np.empty(len(own), np.int64)
     counts[order] = np.minimum(own[order], wanted)
     return counts
+
+
+def rarity(counts: Tensor) -> Tensor:
+    """How rare each class is: d_j = (log n_1 - log n_j) / (log n_1 - log n_K) of ``counts`` float (C,), which is 0 for the
+    largest class and 1 for the smallest; 0 for all where they are equal."""
+    logs = counts.log()
+    return (logs.max() - logs) / (logs.max() - logs.min()).clamp(min=1e-12)
 
 
 def sketch(classes: int, images: int, largest: int, smallest: int) -> np.ndarray:

@@ -9,6 +9,8 @@ cut out).
     strong      shift, AutoAugment (CIFAR-10 policy, grey outside), Cutout
     sim         RandomResizedCrop of 8..100 %, colour jitter with p 0.8, grey with p 0.2
     sim_blur    the same of 20..100 %, and a blur of sigma 0.1..2 pixels with p 0.5
+    jitter      RandomResizedCrop of 8..100 %, colour jitter without hue (Kang et al. on ImageNet-LT)
+    rand        jitter, then RandAugment: two operations of strength 10 of 30
 
 Test: resize, centre crop. Resizing is bilinear or bicubic, as the model was trained (``Backbone.interpolation``); training
 crops are bilinear, as LIFT's are. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre,
@@ -31,7 +33,7 @@ from torch import Tensor
 from ..settings import ViewSettings
 
 Interpolation = Literal["bilinear", "bicubic"]
-Alteration = Literal["autoaugment", "cutout", "colour", "grey", "blur"]
+Alteration = Literal["autoaugment", "cutout", "colour", "grey", "blur", "jitter", "randaugment"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ shift = View("shift", "shift")
 strong = View("strong", "shift", alter=("autoaugment", "cutout"))
 sim = View("sim", "crop", (0.08, 1.0), ("colour", "grey"))
 sim_blur = View("sim_blur", "crop", (0.2, 1.0), ("colour", "grey", "blur"))
-RECIPES = {view.name: view for view in (crop, shift, strong, sim, sim_blur)}
+jitter = View("jitter", "crop", (0.08, 1.0), ("jitter",))
+rand = View("rand", "crop", (0.08, 1.0), ("jitter", "randaugment"))
+RECIPES = {view.name: view for view in (crop, shift, strong, sim, sim_blur, jitter, rand)}
 
 
 class Draws(NamedTuple):
@@ -151,6 +155,7 @@ def _alterations() -> dict[Alteration, Callable[[Tensor], Tensor]]:
     """Each alteration of an image uint8 (3, S, S).
 
     torchvision's AutoAugment has the authors' policies, but rotates either way (theirs: one) and shears without interpolation.
+    Its RandAugment has one strength; the long-tailed literature's varies it by 0.5 (timm's "m10-mstd0.5").
     """
     from torchvision.transforms import v2  # slow to import
 
@@ -159,6 +164,8 @@ def _alterations() -> dict[Alteration, Callable[[Tensor], Tensor]]:
         "cutout": _cutout,
         "colour": v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         "grey": v2.RandomGrayscale(0.2),
+        "jitter": v2.ColorJitter(0.4, 0.4, 0.4),
+        "randaugment": v2.RandAugment(num_ops=2, magnitude=10),
         "blur": v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], p=0.5),  # 13 pixels: three sigmas of the widest to each side
     }
 

@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.longtail import rarity
 from ..errors import UserError, nearest
 from .adjusted import Loss, compensated, logit_adjusted
 
@@ -212,10 +213,14 @@ def gcl(cosines: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.
     """GCL (Li et al. 2022), its first stage: noise that always lowers a cosine, the rarer the class the more. ``cosines`` (B,
     C); the test uses plain cosines. All counts equal: no noise.
     """
-    logs = class_counts.to(cosines).log()
-    rarity = (logs.max() - logs) / (logs.max() - logs.min()).clamp(min=1e-12)
-    noise = (torch.randn(cosines.shape, generator=random) / 3).clamp(-1, 1).abs().to(cosines)
-    return cross_entropy(scale * (cosines - strength * noise * rarity), target, class_counts, gamma)
+    lowered = cosines - strength * gcl_noise(cosines, class_counts, random)
+    return cross_entropy(scale * lowered, target, class_counts, gamma)
+
+
+def gcl_noise(cosines: Tensor, class_counts: Tensor, random: torch.Generator | None = None) -> Tensor:
+    """|e_j| d_j of every image and class: (B, C) in 0..1."""
+    noise = (torch.randn(cosines.shape, generator=random).to(cosines) / 3).clamp(-1, 1).abs()
+    return noise * rarity(class_counts.to(cosines))
 
 
 def vs(logits: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.0, tau: float = 1.0,

@@ -3,8 +3,8 @@
 A file opens with its equations, then holds its ``Settings`` (each with its source), ``MINI`` (settings on the mini world),
 ``PUBLISHED`` (settings and printed numbers by preset) and one subclass of ``Method``. The trainer's loop is the same for all:
 
-    for each stage:  start_stage;  for each epoch:  start_epoch;  for each step:  forward(batches, now)["loss"], backward,
-    the optimizer's step, after_step
+    for each stage:  start_stage, look;  for each epoch:  look, start_epoch;  for each step:  forward(batches, now)["loss"],
+    backward, the optimizer's step, after_step
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ class Now(NamedTuple):
     epoch: int
     share: float
     random: torch.Generator
+
+
+class Seen(NamedTuple):
+    """A whole set of images as the method sees them in a test: features float32 (N, d) and labels int64 (N,), on the CPU."""
+
+    features: Tensor
+    labels: Tensor
 
 
 class Published(NamedTuple):
@@ -98,6 +105,10 @@ class Method(Trained):
 
     def start_stage(self, stage: int) -> None:
         """Before a stage: a new head, a part that is frozen."""
+
+    def look(self, seen: Mapping[str, Seen], now: Now) -> None:
+        """What the stage ``looks`` at, by the name of the set: before the stage, or before each of its epochs. What is kept of
+        it must be a buffer or parameter; a stage of no epochs may do nothing else."""
 
     def start_epoch(self, now: Now) -> None:
         """Before an epoch: class statistics, accuracies, memory."""

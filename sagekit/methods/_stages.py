@@ -2,6 +2,7 @@
 
     cosine        lr_0 / 2 (1 + cos(pi t / epochs)),  t = epochs done; ``cosine_by_step``: their fraction too
     Milestones    lr_0 (t + 1) / warmup_epochs, then lr_0, then times ``decay`` after each share ``at`` of the epochs
+    WarmCosine    lr_0 (t + 1) / warmup_epochs, then half a cosine
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from ..networks.backbone import Backbone
 from ..networks.frozen import text_rows
 from ..settings import Part
 
+SamplerName = Literal["every_image", "class_aware", "class_balanced", "square_root", "effective_number", "rare_less",
+                      "progressive", "reverse"]
 Rate = Callable[[int, float, int], float]
 """(epoch from 0, share 0..1 of its steps that is done, epochs) -> the multiple of lr."""
 
@@ -54,22 +57,36 @@ class Milestones:
 
 
 @dataclass(frozen=True)
+class WarmCosine:
+    """A linear warm-up like that of ``Milestones``, then half a cosine over the epochs that are left, a step an epoch."""
+
+    warmup_epochs: int = 0
+
+    def __call__(self, epoch: int, share: float, epochs: int) -> float:
+        """The multiple in ``epoch`` of ``epochs``."""
+        late = epoch - self.warmup_epochs
+        return (epoch + 1) / self.warmup_epochs if late < 0 else cosine(late, share, max(1, epochs - self.warmup_epochs))
+
+
+@dataclass(frozen=True)
 class Sgd:
-    """SGD over named parameters. ``multiple`` gives a parameter's own multiple m of the rate: lr m, and weight decay / m, so
-    that a step's decay stays the same."""
+    """SGD over named parameters. ``multiple`` gives a parameter's own multiple m of the rate: lr m, and with ``decay_alike``
+    weight decay / m, so that a step's decay stays the same."""
 
     lr: float
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = False
     multiple: Callable[[str, nn.Parameter], float] | None = None
+    decay_alike: bool = True
 
     def __call__(self, named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer; every group has its multiple as ``rate``."""
         groups: dict[float, list[nn.Parameter]] = {}
         for name, p in named.items():
             groups.setdefault(1.0 if self.multiple is None else self.multiple(name, p), []).append(p)
-        own = [{"params": params, "rate": m, "weight_decay": self.weight_decay / m} for m, params in groups.items()]
+        own = [{"params": params, "rate": m, "weight_decay": self.weight_decay / (m if self.decay_alike else 1)}
+               for m, params in groups.items()]
         return torch.optim.SGD(own, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
@@ -79,7 +96,9 @@ class Stage(Feed):
 
     ``trains``: what the trained parameters' names start with ("": all). ``norms``: whether BatchNorm of a part that is not
     trained sees batch statistics (train; most authors) or its own (eval). ``shared`` names what the stage computes: methods
-    whose stages agree in it, in their settings, in data and seed train it once; "": it is not shared.
+    whose stages agree in it, in their settings, in data and seed train it once; "": it is not shared. ``looks`` names whole
+    sets of images whose features the method is shown (``Method.look``) before the stage, or with ``look_again`` before each
+    of its epochs.
     """
 
     epochs: int = 1
@@ -89,6 +108,8 @@ class Stage(Feed):
     norms: Literal["train", "eval"] = "train"
     clip_norm: float | None = None
     shared: str = ""
+    looks: tuple[Literal["train", "val"], ...] = ()
+    look_again: bool = False
 
 
 class Texts(Part):
@@ -138,14 +159,18 @@ class FromScratch(Part):
     momentum: float = Field(0.9, ge=0, lt=1, description="the common protocol")
     nesterov: bool = Field(False, description="LDAM: no")
     weight_decay: float = Field(2e-4, ge=0, description="the common protocol")
+    schedule: Literal["steps", "cosine"] = Field("steps", description="of the rate after the warm-up (LDAM: steps)")
     decay: float = Field(0.01, gt=0, le=1, description="the rate's factor after 80 % and again after 90 % of the epochs (LDAM)")
     warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up (LDAM)")
-    view: Literal["crop", "shift", "strong", "sim", "sim_blur"] = Field("shift", description="training view, see data.views")
+    view: Literal["crop", "shift", "strong", "sim", "sim_blur", "jitter", "rand"] = Field(
+        "shift", description="training view, see data.views")
     clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
 
     def stage(self, **more: Any) -> Stage:
         """The first stage of these settings, with ``more`` of its fields."""
+        steps = Milestones(self.decay, warmup_epochs=self.warmup_epochs)
+        rate = WarmCosine(self.warmup_epochs) if self.schedule == "cosine" else steps
         return Stage(**{"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": self.drop_last,
-                        "views": (RECIPES[self.view],), "rate": Milestones(self.decay, warmup_epochs=self.warmup_epochs),
+                        "views": (RECIPES[self.view],), "rate": rate,
                         "optimizer": Sgd(self.lr, self.momentum, self.weight_decay, self.nesterov),
                         "clip_norm": self.clip_norm, **more})

@@ -18,7 +18,7 @@ Nesterov's, as theirs; they step the scheduler before an epoch, so their falls c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,7 @@ class BBN(Method):
 
     class Settings(FromScratch):
         decay: float = Field(0.01, gt=0, le=1, description="the rate's factor after 60 % and again after 80 % (authors' code)")
+        schedule: Literal["steps"] = Field("steps", description="authors' code")
         warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up, from a third of lr (authors' code)")
         nesterov: bool = Field(True, description="authors' code")
         drop_last: bool = Field(True, description="leave out an epoch's last, incomplete batch (authors' code)")

@@ -17,7 +17,7 @@ source does not say which it is.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -27,11 +27,14 @@ from ..data.batches import Batch
 from ..data.samplers import class_balanced, every_image
 from ..networks.heads import accuracy
 from . import Now, Published
+from ._loss import OfLogits, WithLoss
+from ._mixing import of_pair, paste
+from ._network import Networked, OnNetwork
 from ._stages import Stage
-from .scratch import Scratch
 
 MINI: dict[str, Any] = {"epochs": 15, "batch_size": 64, "warmup_epochs": 1, "lr": 0.05}
 """Scratch's; not searched for CMO."""
+ON_LIFT: dict[str, Any] = {}
 
 PUBLISHED = {
     "cifar100-lt-100": Published({"all": 47.2}, "the authors' best row, by a collection of results (SCoRe)"),
@@ -40,10 +43,11 @@ PUBLISHED = {
 }
 
 
-class CMO(Scratch):
-    """ResNet-32 on pasted images, with any of its losses."""
+class CMO(Networked, OfLogits):
+    """A network on pasted images, with any of its losses."""
 
-    class Settings(Scratch.Settings):
+    class Settings(WithLoss, OnNetwork):
+        head: Literal["linear", "cosine"] = Field("linear", description="the classifier; margin losses need cosine")
         mix_probability: float = Field(0.5, ge=0, le=1, description="of a batch to be mixed (authors' code)")
         plain_epochs: int = Field(3, ge=0, description="q; mixes in epochs q < e < epochs - q (authors' code)")
 
@@ -59,23 +63,5 @@ class CMO(Scratch):
         mixes = s.plain_epochs < now.epoch < s.epochs - s.plain_epochs and draws[0] < s.mix_probability
         images, kept = paste(back.views[0], front.views[0], *draws[1:]) if mixes else (back.views[0], 1.0)
         z = self.logits(images).z
-        loss = self.loss(z, back.labels, now)
-        total = loss(z, back.labels) if kept == 1 else kept * loss(z, back.labels) + (1 - kept) * loss(z, front.labels)
-        return {"loss": total, "train_accuracy": accuracy(z, back.labels)}
-
-
-def paste(back: Tensor, front: Tensor, share: float, y: float, x: float) -> tuple[Tensor, float]:
-    """``back`` (B, 3, H, W) with a box of ``front``, and the share of ``back`` that is left.
-
-    ``share`` in 0..1 is l before clipping, (``y``, ``x``) in 0..1 the box's centre, its pixel rounded down. Beta(1, 1) is
-    uniform.
-    """
-    height, width = back.shape[-2:]
-    half_h, half_w = (int(side * (1 - share) ** 0.5) // 2 for side in (height, width))
-    row, column = int(y * height), int(x * width)
-    rows, columns = (slice(max(0, at - half), min(side, at + half)) for at, half, side in
-                     ((row, half_h, height), (column, half_w, width)))
-    mixed = back.clone()
-    mixed[..., rows, columns] = front[..., rows, columns]
-    pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return mixed, 1 - pasted / (height * width)
+        loss = of_pair(self.loss(now), z, back.labels, front.labels, kept)
+        return {"loss": loss, "train_accuracy": accuracy(z, back.labels)}

@@ -9,27 +9,21 @@ It believes that long-tailed images give good features and a bad classifier: onl
 Where paper and code differ, and what we do: "frozen" in the authors' code leaves BatchNorm in training mode in stage 2, so its
 running statistics move to the balanced sampling and the classifier sees batch statistics; we follow (``norms``). Their stage 2
 calls the scheduler before the epoch, so the last epoch's rate is 0; ours is that of a cosine over epochs 0..E-1. The paper has
-no CIFAR: the numbers there are a third party's, whose stage 2 is 30 epochs of another sampler, weight decay and schedule.
+no CIFAR: the numbers there are a third party's, whose stage 2 is 30 epochs of another sampler, weight decay and schedule. On a
+CLIP (base=lift), which the paper does not have, the new W starts from the classes' texts again.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-import torch.nn.functional as F
-from pydantic import Field
-from torch import Tensor
-
-from ..data.batches import Batch
-from ..data.samplers import class_aware
-from ..networks.heads import Features, Logits, accuracy, head
-from ..networks.resnet import ResNet32
-from . import Method, Now, Published, Task
-from ._stages import FromScratch, Sgd, Stage, cosine
+from . import Published
+from ._decoupled import Decoupled, Retraining
+from ._stages import Stage
 
 MINI: dict[str, Any] = {"epochs": 15, "batch_size": 64, "warmup_epochs": 1, "lr": 0.05, "classifier_epochs": 5,
                         "classifier_lr": 0.05}
-"""Stage 1 is scratch's; stage 2 has the same rate and was not searched."""
+ON_LIFT: dict[str, Any] = {"classifier_epochs": 3, "classifier_lr": 0.01}
 
 PUBLISHED = {
     "cifar100-lt-100": Published({"all": 40.3}, "BagofTricks-LT (Zhang et al. 2021), not the authors"),
@@ -40,40 +34,18 @@ PUBLISHED = {
 }
 
 
-class CRT(Method):
-    """ResNet-32 and a linear head that is drawn anew."""
+class CRT(Decoupled):
+    """A network and a linear classifier that is drawn anew."""
 
-    class Settings(FromScratch):
-        classifier_epochs: int = Field(10, ge=1, description="of stage 2 (Kang et al.)")
-        classifier_lr: float = Field(0.1, gt=0, description="of stage 2, a cosine; Kang et al.: as in stage 1")
-        norms: Literal["train", "eval"] = Field("train", description="BatchNorm of the frozen part (authors' code)")
+    class Settings(Retraining):
+        pass
 
-    needs = "scratch"
     paper = "Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020"
-
-    def __init__(self, settings: Settings, task: Task) -> None:
-        super().__init__(settings, task)
-        self.net = ResNet32()
-        self.head = head("linear", self.net.width, len(task.class_names), 1.0)
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
-        sgd = Sgd(settings.classifier_lr, settings.momentum, settings.weight_decay, settings.nesterov)
-        second = settings.stage(epochs=settings.classifier_epochs, trains="head.", samplers=(class_aware,), rate=cosine,
-                                norms=settings.norms, optimizer=sgd)
-        return [settings.stage(shared="ce"), second]
+        return [settings.first(), settings.second("head.")]
 
     def start_stage(self, stage: int) -> None:
         if stage == 1:
-            self.head = head("linear", self.net.width, len(self.counts), 1.0)
-
-    def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
-        (batch,) = batches
-        z = self.logits(batch.views[0]).z
-        return {"loss": F.cross_entropy(z, batch.labels), "train_accuracy": accuracy(z, batch.labels)}
-
-    def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
-        return Features(self.net(images))
-
-    def classify(self, features: Features) -> Logits:
-        return Logits.plain(self.head(features.own))
+            self.head = self.new_head()

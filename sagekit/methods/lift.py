@@ -44,7 +44,7 @@ PUBLISHED = {
 class Lift(OfLogits):
     """A tuned CLIP and a cosine classifier."""
 
-    class Settings(FineTuning, Texts, WithLoss):
+    class Settings(WithLoss, FineTuning, Texts):
         module: Module = Field("adaptformer", description="what is trained in every block (Table 9)")
         bottleneck: int | None = Field(None, ge=1, description="r; empty: 2^max(0, floor(log2(C / 2L))) (finding 6)")
         widen: int = Field(1, ge=1, description="times the bottleneck: 2 is the inner width of an SG-Adapter, as a control")

@@ -16,11 +16,12 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
+from ..data.samplers import SAMPLERS
 from ..networks.heads import Features, Logits, head
 from ..networks.resnet import ResNet32
 from . import Published, Task
 from ._loss import OfLogits, WithLoss
-from ._stages import FromScratch, Stage
+from ._stages import FromScratch, SamplerName, Stage
 
 MINI: dict[str, Any] = {"epochs": 15, "batch_size": 64, "warmup_epochs": 1, "lr": 0.05}
 """Two cores have little time; the rate was searched on CE on another draw of the data (benchmarks/search_scratch.py)."""
@@ -35,7 +36,8 @@ PUBLISHED = {
 class Scratch(OfLogits):
     """ResNet-32 and a head."""
 
-    class Settings(FromScratch, WithLoss):
+    class Settings(WithLoss, FromScratch):
+        sampler: SamplerName = Field("every_image", description="which images an epoch shows, see data.samplers")
         head: Literal["linear", "cosine"] = Field("linear", description="the classifier; margin losses need cosine")
         logit_scale: float = Field(25.0, gt=0, description="k of the cosine head")
 
@@ -50,7 +52,7 @@ class Scratch(OfLogits):
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
         plain = settings.loss == "ce" and settings.head == "linear" and not settings.gamma
-        return [settings.stage(shared="ce" if plain else "")]
+        return [settings.stage(samplers=(SAMPLERS[settings.sampler],), shared="ce" if plain else "")]
 
     def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
         return Features(self.net(images))

@@ -3,12 +3,14 @@
     linear     z = W f + b
     cosine     z_i = k w_i . f                 rows and features L2-normalised
     text       cosine, its rows w_i starting from the classes' texts w^zs_i (k = 25, LIFT)
+    text, free z_i = k (w_i . f + b_i)             the same start, features L2-normalised, the rows not: they may have lengths
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,10 +53,32 @@ class Cosine(nn.Module):
         return F.normalize(self.rows, dim=-1).mean(0)
 
 
+class TextLinear(nn.Module):
+    """k (W f + b) of features that are normalised already, (B, d) -> (B, C); the rows of W start at the normalised ``rows``, b
+    at 0."""
+
+    def __init__(self, rows: Tensor, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(F.normalize(rows, dim=-1).clone())
+        self.bias = nn.Parameter(torch.zeros(len(rows), device=rows.device))
+        self.scale = scale
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """z (B, C) of features (B, d)."""
+        return self.scale * F.linear(feature, self.weight, self.bias)
+
+
 def head(kind: str, width: int, classes: int, scale: float) -> nn.Module:
     """The ``linear`` or ``cosine`` head of a network from scratch."""
     layer = nn.Linear(width, classes, bias=kind == "linear")
     return layer if kind == "linear" else Cosine(layer.weight.detach(), scale)
+
+
+def right_by_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share (0..1) of each class's images whose largest of ``logits`` (N, C) is the label's, (C,); nan without images."""
+    right = (logits.argmax(1) == labels).to(logits)
+    seen = torch.bincount(labels, minlength=logits.shape[1])
+    return torch.zeros(logits.shape[1]).to(logits).index_add_(0, labels, right) / seen
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

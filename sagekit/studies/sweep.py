@@ -183,7 +183,7 @@ def _run(config: Config, path: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     (path / "error.txt").unlink(missing_ok=True)
     try:
-        clip = methods.load(config.method).needs == "clip"
+        clip = config.needs == "clip"
         backbone, data = _backbone(config.network) if clip else None, _data(config.data)
         train(config, path, resume=True, data=data, backbone=backbone, show=False)
     except Exception as error:

@@ -27,10 +27,10 @@ def build_model(config: Config, class_names: Sequence[str] | None = None, backbo
         raise UserError("the class names of this data set are needed; load_data(config.data).class_names has them.")
     known = list(CLASS_NAMES if class_names is None else class_names)
     method = methods.load(config.method)
-    if method.needs == "clip":
+    if config.needs == "clip":
         backbone = (backbone or load_backbone(config.network)).to(device)
     counts = torch.ones(len(known), dtype=torch.long) if class_counts is None else torch.as_tensor(class_counts)
-    clip = backbone if method.needs == "clip" else None
+    clip = backbone if config.needs == "clip" else None
     size = config.network.image_size if clip is None else clip.image_size
     task = Task(known, counts, size, clip, config.machine.checkpointing, sentences)
     torch.manual_seed(config.seed)

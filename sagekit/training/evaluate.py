@@ -29,7 +29,7 @@ from ..data.longtail import Groups
 from ..data.splits import DataSet, Split
 from ..devices import accelerator_for, measuring_precision, precision
 from ..errors import UserError
-from ..methods import Method
+from ..methods import Method, Seen
 from ..networks import frozen
 from ..networks.heads import Features, Logits
 from ..progress import bar
@@ -81,6 +81,21 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
     whole = joined([(index.numpy(), found) for index, found, _ in parts])
     whole.files = None if split.paths is None else np.array(split.names(config.data.data_root))
     return whole
+
+
+@torch.no_grad()
+def seen(model: Method, split: Split, config: Config, accelerator: Accelerator) -> Seen:
+    """Features of every image of ``split`` in the single view, in order; every process has them all."""
+    model.eval()
+    parts = []
+    for (crop,), index in evaluation_batches(split, config.views, model.image_size, accelerator.device, False,
+                                             accelerator.process_index, accelerator.num_processes, config.machine.workers,
+                                             interpolation=model.interpolation):
+        with measuring_precision(config.machine, crop.device):
+            parts.append((index, model.features(crop).own.float().cpu()))
+    parts = gather_object(parts)
+    order = torch.cat([index for index, _ in parts]).argsort()
+    return Seen(torch.cat([own for _, own in parts])[order], split.labels)
 
 
 def _view(model: Method, images: Tensor, known: Tensor | None, config: Config) -> tuple[Logits, Features]:

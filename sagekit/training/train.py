@@ -1,7 +1,7 @@
 """The one loop that trains every method (Algorithm 1 for Sage): stage by stage, epoch by epoch.
 
-    for each stage:  start_stage;  for each epoch:  start_epoch;  for each step:  forward(batches, now)["loss"], backward,
-    the optimizer's step at lr x rate(epoch, share), after_step
+    for each stage:  start_stage, look;  for each epoch:  look, start_epoch;  for each step:  forward(batches, now)["loss"],
+    backward, the optimizer's step at lr x rate(epoch, share), after_step
 
 A run is a folder (``runs``). Its state is kept after every epoch, so a killed run continues to the same result, bit for bit on
 a CPU. Devices and processes are Accelerate's: ``accelerate launch -m sagekit train ...`` needs nothing more.
@@ -33,14 +33,14 @@ from ..data.splits import DataSet
 from ..devices import accelerator_for, compiler_explained, precision, training_precision
 from ..errors import UserError
 from ..files import write_atomic
-from ..methods import Method, Now, Stage
+from ..methods import Method, Now, Seen, Stage
 from ..networks.backbone import Backbone, load_backbone
 from ..progress import bar
 from ..runs.metrics import over_classes
 from ..runs.run import Run
 from . import stage_ends
 from .build import build_model
-from .evaluate import predict, record
+from .evaluate import predict, record, seen
 
 WATCHED_FROM = 0.8
 """Share of the epochs after which ``watch`` measures: from scratch the rate has fallen then, and a best epoch lies late."""
@@ -93,7 +93,7 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     if config.machine.watch == "val" and data.val is None:
         raise UserError("watch=val needs validation images, and there are none; --set val_share=0.1 keeps some of the training "
                         "images.")
-    if backbone is None and methods.load(config.method).needs == "clip":
+    if backbone is None and config.needs == "clip":
         backbone = load_backbone(config.network)
     assumed = [] if backbone is None else backbone.notes
     if show and assumed:
@@ -138,7 +138,7 @@ def _check_folder(run: Run, config: Config, resume: bool) -> None:
 def _check(config: Config, data: DataSet, processes: int) -> None:
     """What the trainer can refuse before anything is built."""
     method, stages, accumulate = methods.load(config.method), config.stages, config.machine.accumulate
-    if data.wordless and method.needs == "clip":
+    if data.wordless and config.needs == "clip":
         raise UserError(f"{len(data.wordless)} class(es) have no name that a text can say, such as '{data.wordless[0]}', and "
                         f"{config.method} reads names; write {config.data.data_root / CLASS_NAMES_FILE}, a line 'folder name' "
                         "for each.")
@@ -150,6 +150,9 @@ def _check(config: Config, data: DataSet, processes: int) -> None:
         if stage.epochs and stage.batch_size > len(data.train):
             raise UserError(f"batch_size is {stage.batch_size} and the training set has {len(data.train)} images; lower it "
                             "with --set batch_size=...")
+        if "val" in stage.looks and data.val is None:
+            raise UserError(f"{config.method} chooses or measures on validation images here, and there are none; --set "
+                            "val_share=0.1 keeps some of the training images.")
         if stage.batch_size % (processes * accumulate):
             raise UserError(f"batch_size {stage.batch_size} cannot be dealt evenly to {processes} process(es) x {accumulate} "
                             f"part(s); choose a multiple of {processes * accumulate}.")
@@ -172,6 +175,8 @@ def _fit(run: Run, model: Method, data: DataSet, config: Config, accelerator: Ac
         here = content if content is not None and content["stage"] == number else None
         if here is not None:
             model.load_trained(here["trained"], str(run.path / "state.pt"))
+        elif not stage.look_again and (content is None or content["stage"] < number):
+            _look(loop, stage, number, before, before)
         if state.epoch < before + stage.epochs:
             state = _stage(loop, number, stage, before, state, None if here is None else here["optimizer"])
         before += stage.epochs
@@ -196,6 +201,8 @@ def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, op
             _write_state(loop.run, model, optimizer, state, number)
     wrapped = accelerator.prepare_model(model)
     while state.epoch < end:
+        if stage.look_again:
+            _look(loop, stage, number, state.epoch, before)
         row = _epoch(loop, wrapped, optimizer, stage, number, state.epoch, before) | _watched(loop, state.epoch + 1)
         state = State(state.epoch + 1, [*state.history, row])
         if accelerator.is_main_process:
@@ -208,6 +215,21 @@ def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, op
             stage_ends.write(place, model, stage, state.history[before:])
     accelerator.free_memory()
     return state
+
+
+def _look(loop: _Loop, stage: Stage, number: int, epoch: int, before: int) -> None:
+    """Show the method what its stage looks at; ``epoch`` counts through all stages, ``before`` are those of earlier ones."""
+    sets = {"train": loop.data.train, "val": loop.data.val}
+    shown: dict[str, Seen] = {which: seen(loop.model, split, loop.config, loop.accelerator)
+             for which in stage.looks if (split := sets[which]) is not None}
+    if shown:
+        loop.model.look(shown, _now(loop, stage, number, epoch, before))
+
+
+def _now(loop: _Loop, stage: Stage, number: int, epoch: int, before: int) -> Now:
+    """Before an epoch; its generator is not that of any step."""
+    steps = steps_per_epoch(len(loop.data.train), stage, loop.parts)
+    return Now(number, epoch - before, (epoch - before) / max(1, stage.epochs), step_generator(loop.config.seed, epoch, steps))
 
 
 def _watched(loop: _Loop, done: int) -> dict[str, float]:
@@ -241,10 +263,10 @@ def _epoch(loop: _Loop, wrapped: nn.Module, optimizer: torch.optim.Optimizer, st
     total = steps_per_epoch(len(loop.data.train), stage, loop.parts)
     sums, start, steps, images, waited = _Sums(epoch), time.monotonic(), 0, 0, [0.0]
     batches = _timed(train_batches(loop.data.train, stage, config.views, model.image_size, config.seed, epoch, device,
-                                   accelerator.process_index, accelerator.num_processes, accumulate, config.machine.workers),
-                                   waited)
+                                   accelerator.process_index, accelerator.num_processes, accumulate, config.machine.workers,
+                                   own / stage.epochs), waited)
     _train_mode(model, stage)
-    model.start_epoch(Now(number, own, own / stage.epochs, step_generator(config.seed, epoch, total)))
+    model.start_epoch(_now(loop, stage, number, epoch, before))
     for part, batch in enumerate(batches, 1):
         last = part % accumulate == 0
         now = Now(number, own, (own + steps / total) / stage.epochs, step_generator(config.seed, epoch, steps))

@@ -6,7 +6,7 @@ import torch
 import sagekit as sk
 from sagekit.data.batches import Batch, step_generator
 from sagekit.data.samplers import class_balanced, every_image
-from sagekit.methods import Now, cmo
+from sagekit.methods import Now, _mixing, cmo
 
 BACK, FRONT = torch.zeros(3, 3, 32, 32), torch.ones(3, 3, 32, 32)
 TINY = {"largest_class": 12, "imbalance_ratio": 4.0, "test_per_class": 2, "share_stages": False}
@@ -14,7 +14,7 @@ TINY = {"largest_class": 12, "imbalance_ratio": 4.0, "test_per_class": 2, "share
 
 @pytest.mark.parametrize("draws", [(0.0, 0.5, 0.5), (0.7, 0.0, 0.99), (0.3, 0.1, 0.4), (0.95, 0.5, 0.0), (0.9999, 0.5, 0.5)])
 def test_the_kept_share_is_what_is_not_pasted(draws):
-    mixed, kept = cmo.paste(BACK, FRONT, *draws)
+    mixed, kept = _mixing.paste(BACK, FRONT, *draws)
     assert mixed.mean().item() == pytest.approx(1 - kept, abs=1e-6)
     assert BACK.max() == 0  # not in place
 
@@ -26,7 +26,7 @@ def test_the_kept_share_is_what_is_not_pasted(draws):
     ((0.0, 0.0, 0.0), (0, 16), (0, 16)),  # even a whole image as box covers a quarter from the corner
 ])
 def test_the_box_is_rounded_down_and_clipped(draws, rows, columns):
-    mixed, kept = cmo.paste(BACK, FRONT, *draws)
+    mixed, kept = _mixing.paste(BACK, FRONT, *draws)
     expected = torch.zeros(32, 32)
     expected[slice(*rows), slice(*columns)] = 1
     assert torch.equal(mixed, expected.expand(3, 3, 32, 32))  # one box for all images of the batch
@@ -35,7 +35,7 @@ def test_the_box_is_rounded_down_and_clipped(draws, rows, columns):
 
 def test_patches_come_from_the_same_place():
     front = torch.arange(1024.0).view(1, 1, 32, 32).expand(3, 3, 32, 32)
-    mixed, _ = cmo.paste(BACK - 1, front, 0.75, 0.5, 0.5)
+    mixed, _ = _mixing.paste(BACK - 1, front, 0.75, 0.5, 0.5)
     assert torch.equal(mixed[..., 8:24, 8:24], front[..., 8:24, 8:24])
     assert (mixed == -1).sum() == 3 * 3 * (1024 - 256)
 

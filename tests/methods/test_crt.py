@@ -58,6 +58,6 @@ def test_the_head_of_stage_2_is_drawn_anew():
 def test_stage_2_is_class_aware_with_a_cosine_from_its_own_rate():
     first, second = sk.Config.preset("cifar100-lt-100", "crt").stages
     assert (first.samplers, second.samplers) == ((every_image,), (class_aware,))
-    assert (first.epochs, second.epochs, first.trains, second.trains) == (200, 10, "", "head.")
+    assert (first.epochs, second.epochs, first.trains, second.trains) == (200, 10, ("net.", "head."), "head.")
     assert second.optimizer.lr == 0.1
     assert [second.rate(e, 0.5, 10) for e in (0, 5)] == pytest.approx([1, 0.5])

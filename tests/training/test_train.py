@@ -14,7 +14,9 @@ import sagekit as sk
 from sagekit import UserError
 from sagekit.data.batches import train_batches
 from sagekit.data.photos import train_views
-from sagekit.losses.difficulty import ClassAccuracy
+from sagekit.devices import accelerator_for
+from sagekit.methods._loss import OfLogits
+from sagekit.training.evaluate import predict
 
 trainer = sys.modules["sagekit.training.train"]  # the module: sagekit.train itself is the function
 
@@ -195,20 +197,32 @@ def test_from_scratch_the_rate_warms_up_and_falls_twice():
 
 
 @pytest.mark.slow
-def test_the_class_accuracy_of_an_epoch_is_kept_for_the_next(tmp_path, backbone, data, monkeypatch):
-    seen, real = [], ClassAccuracy.forward
+@pytest.mark.parametrize("method", ["lift", "scratch"])
+def test_cdb_weighs_by_the_validation_images_accuracy_after_the_epoch_before(tmp_path, backbone, data, monkeypatch, method):
+    """No weights in the first epoch, as its authors have it; in the second those of the first epoch's end."""
+    config, used = small(method, loss="cdb", epochs=2), []
+    real = OfLogits.loss
 
-    def spy(self, logits, labels):
-        seen.append(real(self, logits, labels))
-        return seen[-1]
+    def spy(self, now):
+        used.append((now.epoch, self.class_accuracy.clone()))
+        return real(self, now)
 
-    monkeypatch.setattr(ClassAccuracy, "forward", spy)
-    run = sk.train(small("lift", loss="cdb", epochs=2), tmp_path / "run", data=data, backbone=backbone, show=False)
-    half = len(seen) // 2
-    assert all(known is None for known in seen[:half])
-    assert all(torch.equal(known, seen[-1]) for known in seen[half:])
-    used = torch.from_numpy(data.class_counts) / len(data.train)
-    assert (seen[-1] * used).sum().item() == pytest.approx(run.history["train_accuracy"].iloc[0], abs=0.05)
+    monkeypatch.setattr(OfLogits, "loss", spy)
+    whole = sk.train(config, tmp_path / "whole", data=data, backbone=backbone, show=False)
+    assert all(known.isnan().all() for epoch, known in used if epoch == 0)
+    second = [known for epoch, known in used if epoch == 1]
+    assert all(torch.equal(known, whole.weights()["class_accuracy"]) for known in second)
+    one = sk.train(small(method, loss="cdb"), tmp_path / "one", data=data, backbone=backbone, show=False)
+    clip = backbone if method == "lift" else None
+    found = predict(sk.load_model(one, data.class_names, clip), data.val, one.config, accelerator_for(one.config.machine),
+                    show=False)
+    accuracy = [found.correct[found.labels == c].mean() for c in range(len(data.class_names))]
+    assert second[0].tolist() == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_cdb_says_how_to_get_validation_images(data):
+    with pytest.raises(UserError, match=r"scratch chooses or measures on validation images here, .*--set val_share=0.1"):
+        trainer._check(small("scratch", loss="cdb"), replace(data, val=None), 1)
 
 
 @pytest.mark.slow

@@ -1,0 +1,259 @@
+"""A training step of every method, image by image, in the precision of its inputs: what the methods are held to.
+
+``TWINS``: a method's name to its step, (model, batches, now, counts) -> the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from reference import affine, compensated, features, logit_adjusted, logits
+from scipy.special import ive
+from torch import Tensor
+
+from sagekit import Method
+from sagekit.data.batches import Batch
+from sagekit.methods import Now
+
+
+def cross_entropy(z: Tensor, target: int) -> Tensor:
+    """-log of the target's share, for one image's logits (C,)."""
+    e = torch.exp(z - z.max())
+    return -torch.log(e[target] / e.sum())
+
+
+def mean(losses: list[Tensor]) -> Tensor:
+    return torch.stack(losses).sum() / len(losses)
+
+
+def lift_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
+    """Eq 1 with tau = 1 of z_i = k w_i . f; without adapters it is classifier only."""
+    losses = []
+    for image, y in zip(batch.views[0], batch.labels.tolist(), strict=True):
+        f = features(model, image, True)
+        z = torch.stack([model.head.scale * (row / row.norm()) @ (f / f.norm()) for row in model.head.rows])
+        losses.append(logit_adjusted(z, y, n))
+    return mean(losses)
+
+
+def sage_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
+    """Eq 24 of Eq 22."""
+    s, losses = model.settings, []
+    for image, y in zip(batch.views[0], batch.labels.tolist(), strict=True):
+        known = logits(model, image)
+        z, z_v, z_t, both = (compensated(known[name], y, n, s.gamma, s.mu) for name in ("z", "z_v", "z_t", "prediction"))
+        losses.append(z + s.lambda_1 * z_v + s.lambda_2 * z_t + s.lambda_3 * both)
+    return mean(losses)
+
+
+def network_features(model: Method, images: Tensor) -> Tensor:
+    """f (B, d): of a ResNet as it is, since BatchNorm makes one of a whole batch; of a CLIP image by image, normalised."""
+    if not hasattr(model.net, "backbone"):
+        return model.net(images)
+    return torch.stack([f / f.norm() for f in (features(model, image, True) for image in images)])
+
+
+def classified(model: Method, f: Tensor) -> Tensor:
+    """z (C,) of one feature (d,): cosine, linear, or linear on a CLIP; each logit scaled, where the method does that."""
+    if hasattr(model.head, "rows"):
+        return torch.stack([model.head.scale * (row / row.norm()) @ (f / f.norm()) for row in model.head.rows])
+    z = getattr(model.head, "scale", 1.0) * affine(f[None], model.head)[0]
+    return torch.stack([s * v for s, v in zip(model.scale, z, strict=True)]) if hasattr(model, "scale") else z
+
+
+def ce_step(model: Method, images: Tensor, labels: Tensor) -> Tensor:
+    """CE(z, y)."""
+    return mean([cross_entropy(classified(model, f), y)
+                 for f, y in zip(network_features(model, images), labels.tolist(), strict=True)])
+
+
+def bbn_step(model: Method, natural: Batch, reversed_: Batch, epoch: int, epochs: int) -> Tensor:
+    """Two branches, weighted by a in the features and in the loss."""
+    a, losses = 1 - (epoch / epochs) ** 2, []
+    maps_a = model.branch_a(model.trunk.maps(natural.views[0]))
+    maps_b = model.branch_b(model.trunk.maps(reversed_.views[0]))
+    for i, (y_a, y_b) in enumerate(zip(natural.labels.tolist(), reversed_.labels.tolist(), strict=True)):
+        f_a, f_b = (maps[i].flatten(1).sum(1) / maps[i][0].numel() for maps in (maps_a, maps_b))
+        own, other = model.head.weight[:, :64], model.head.weight[:, 64:]
+        z = own @ (2 * a * f_a) + other @ (2 * (1 - a) * f_b) + model.head.bias
+        losses.append(a * cross_entropy(z, y_a) + (1 - a) * cross_entropy(z, y_b))
+    return mean(losses)
+
+
+def cut_mix(back: Tensor, front: Tensor, share: float, y: float, x: float) -> tuple[Tensor, float]:
+    """One image (3, H, W), pixel by pixel: the mixed one, and the share of ``back`` that is left."""
+    _, height, width = back.shape
+    half_h, half_w = (int(side * (1 - share) ** 0.5) // 2 for side in (height, width))
+    mixed, left = back.clone(), 0
+    for row in range(height):
+        for column in range(width):
+            inside = -half_h <= row - int(y * height) < half_h and -half_w <= column - int(x * width) < half_w
+            if inside:
+                mixed[:, row, column] = front[:, row, column]
+            left += not inside
+    return mixed, left / (height * width)
+
+
+def cmo_step(model: Method, back: Batch, front: Batch, box: tuple[float, float, float]) -> Tensor:
+    """CE to both labels of the mixed images."""
+    pairs = [cut_mix(a, b, *box) for a, b in zip(back.views[0], front.views[0], strict=True)]
+    kept = pairs[0][1]
+    losses = []
+    found = network_features(model, torch.stack([image for image, _ in pairs]))
+    for f, y_1, y_2 in zip(found, back.labels.tolist(), front.labels.tolist(), strict=True):
+        z = classified(model, f)
+        losses.append(kept * cross_entropy(z, y_1) + (1 - kept) * cross_entropy(z, y_2))
+    return mean(losses)
+
+
+def cmo_or_ce(model: Method, batches: tuple[Batch, ...], at: Now) -> Tensor:
+    """CMO mixes in the middle of the training only."""
+    if not model.settings.plain_epochs < at.epoch < model.settings.epochs - model.settings.plain_epochs:
+        return ce_step(model, batches[0].views[0], batches[0].labels)
+    _, *box = torch.rand(4, generator=at.random).tolist()
+    return cmo_step(model, *batches, box)
+
+
+def blended(batch: Batch, a: float, g: torch.Generator) -> tuple[Tensor, list[int], float]:
+    """Mixup, image by image: the blends, the second labels, and the first ones' share."""
+    share = np.random.default_rng(int(torch.randint(2**63 - 1, (1,), generator=g))).beta(a, a)
+    order = torch.randperm(len(batch.labels), generator=g).tolist()
+    images = [share * batch.views[0][i] + (1 - share) * batch.views[0][j] for i, j in enumerate(order)]
+    return torch.stack(images), [int(batch.labels[j]) for j in order], share
+
+
+def mixup_step(model: Method, batch: Batch, at: Now) -> Tensor:
+    """CE to both labels of blends."""
+    images, others, share = blended(batch, model.settings.mix_alpha, at.random)
+    losses = []
+    for f, y, other in zip(network_features(model, images), batch.labels.tolist(), others, strict=True):
+        z = classified(model, f)
+        losses.append(share * cross_entropy(z, y) + (1 - share) * cross_entropy(z, other))
+    return mean(losses)
+
+
+def remix_step(model: Method, batch: Batch, at: Now, n: Tensor) -> Tensor:
+    """CE to both labels of blends, the rarer of very unequal classes first."""
+    images, others, share = blended(batch, model.settings.mix_alpha, at.random)
+    losses = []
+    for f, y, other in zip(network_features(model, images), batch.labels.tolist(), others, strict=True):
+        own, z = share, classified(model, f)
+        if n[y] >= 3 * n[other] and share < 0.5:
+            own = 0.0
+        elif 3 * n[y] <= n[other] and 1 - share < 0.5:
+            own = 1.0
+        losses.append(own * cross_entropy(z, y) + (1 - own) * cross_entropy(z, other))
+    return mean(losses)
+
+
+def disalign_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
+    """CE of the calibrated logits, weighted by (1 / pi_y)^rho and divided by the batch's sum of weights."""
+    align, losses, weights = model.align, [], []
+    for f, y in zip(network_features(model, batch.views[0]), batch.labels.tolist(), strict=True):
+        sure = 1 / (1 + torch.exp(-(sum(a * b for a, b in zip(align.v, f, strict=True)) + align.v0)))
+        z = torch.stack([(1 + sure * align.a[j]) * v + sure * align.b[j] for j, v in enumerate(classified(model, f))])
+        weights.append((n.sum() / n[y]) ** model.settings.rho)
+        losses.append(weights[-1] * cross_entropy(z, y))
+    return sum(losses) / sum(weights)
+
+
+def mislas_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
+    """CE with labels smoothed over all classes, by the class's count."""
+    losses, s = [], model.settings
+    for f, y in zip(network_features(model, batch.views[0]), batch.labels.tolist(), strict=True):
+        z = classified(model, f)
+        e = s.smooth_tail + (s.smooth_head - s.smooth_tail) * math.sin(
+            math.pi * (n[y] - n.min()) / (2 * (n.max() - n.min())))
+        losses.append((1 - e) * cross_entropy(z, y) + e * sum(cross_entropy(z, k) for k in range(len(n))) / len(n))
+    return mean(losses)
+
+
+def gcl_step(model: Method, batch: Batch, at: Now, n: Tensor) -> Tensor:
+    """Cosines lowered by noise, for both labels of blends; in stage 2 with a margin, and (1 - p) without gradient."""
+    s, classes = model.settings, len(n)
+    images, others, share = blended(batch, s.mix_alpha, at.random)
+    found, total = network_features(model, images), torch.zeros((), dtype=torch.float64)
+    rarity = [math.log(n.max() / v) / math.log(n.max() / n.min()) for v in n]
+    for targets, part in ((batch.labels.tolist(), share), (others, 1 - share)):
+        draws = torch.randn((len(targets), classes), generator=at.random)
+        losses = []
+        for i, (f, y) in enumerate(zip(found, targets, strict=True)):
+            z = []
+            for j, cosine in enumerate(classified(model, f) / s.logit_scale):
+                noise = abs(min(1.0, max(-1.0, float(draws[i, j]) / 3)))
+                z.append(cosine - s.noise * noise * rarity[j] - (s.margin if at.stage == 1 and j == y else 0))
+            loss = cross_entropy((s.second_scale if at.stage == 1 else s.logit_scale) * torch.stack(z), y)
+            losses.append((1 - math.exp(-float(loss))) * loss if at.stage == 1 else loss)
+        total = total + part * mean(losses)
+    return total
+
+
+def h2t_step(model: Method, balanced: Batch, natural: Batch, at: Now) -> Tensor:
+    """CE of features a quarter of which come from the other batch's image."""
+    maps, others = model.net.maps(balanced.views[0]).detach(), model.net.maps(natural.views[0]).detach()
+    chosen = torch.randperm(64, generator=at.random)[: int(64 * model.settings.exchanged)].tolist()
+    losses = []
+    for i, y in enumerate(balanced.labels.tolist()):
+        f = torch.stack([(others if channel in chosen else maps)[i, channel].sum() / maps[i, 0].numel()
+                         for channel in range(64)])
+        losses.append(cross_entropy(classified(model, f), y))
+    return mean(losses)
+
+
+def log_c(kappa: float, p: int) -> float:
+    """log I_v(k) - v log k by scipy, v = p/2 - 1."""
+    v = p / 2 - 1
+    return math.log(ive(v, kappa)) + kappa - v * math.log(kappa)
+
+
+def proco_step(model: Method, batch: Batch, n: Tensor, starts: Tensor) -> Tensor:
+    """Eq 1 on view 1's logits, and on those of views 2 and 3 to the class densities of what was seen so far in a first epoch.
+
+    ``starts`` (C, p) are the means of classes without an image. The contrast is a number here, without gradient."""
+    labels, b = batch.labels.tolist(), len(batch.labels)
+    f = model.net(torch.cat(batch.views))
+    total = mean([logit_adjusted(affine(f[i : i + 1], model.head)[0], y, n) for i, y in enumerate(labels)])
+    first, norm, _, last = model.projection
+    hidden = affine(f, first)
+    hidden = (hidden - hidden.mean(0)) / torch.sqrt(hidden.var(0, unbiased=False) + norm.eps) * norm.weight + norm.bias
+    u = affine(torch.clamp(hidden, min=0), last)
+    u = torch.stack([row / row.norm() for row in u])
+    for view in (1, 2):
+        losses = []
+        for i, y in enumerate(labels):
+            z = []
+            for j in range(len(n)):
+                seen = [u[v * b + k].detach() for v in range(1, view + 1) for k in range(b) if labels[k] == j]
+                a = sum(seen) / len(seen) if seen else starts[j]
+                length, p = a.norm().item(), len(a)
+                kappa = min(1e5, p * length / max(1e-12, 1 - length**2))
+                moved = (kappa * a / length + u[view * b + i] / model.settings.temperature).norm().item()
+                z.append(log_c(moved, p) - log_c(kappa, p))
+            losses.append(logit_adjusted(torch.tensor(z, dtype=torch.float64), y, n))
+        total = total + mean(losses) / 2
+    return total
+
+
+Step = Callable[[Method, tuple[Batch, ...], Now, Tensor], Tensor]
+TWINS: dict[str, Step] = {
+    "bbn": lambda m, b, at, n: bbn_step(m, *b, at.epoch, m.settings.epochs),
+    "classifier": lambda m, b, at, n: lift_step(m, *b, n),
+    "cmo": lambda m, b, at, n: cmo_or_ce(m, b, at),
+    "crt": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+    "disalign": lambda m, b, at, n: disalign_step(m, *b, n) if at.stage else ce_step(m, b[0].views[0], b[0].labels),
+    "gcl": lambda m, b, at, n: gcl_step(m, *b, at, n),
+    "h2t": lambda m, b, at, n: h2t_step(m, *b, at) if at.stage else mixup_step(m, *b, at),
+    "lift": lambda m, b, at, n: lift_step(m, *b, n),
+    "lws": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+    "mislas": lambda m, b, at, n: mislas_step(m, *b, n) if at.stage else mixup_step(m, *b, at),
+    "mixup": lambda m, b, at, n: mixup_step(m, *b, at),
+    "ncm": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+    "proco": lambda m, b, at, n: proco_step(m, *b, n, m.statistics.means.clone()),
+    "remix": lambda m, b, at, n: remix_step(m, *b, at, n),
+    "sage": lambda m, b, at, n: sage_step(m, *b, n),
+    "scratch": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+    "tau_norm": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+}
