@@ -57,7 +57,7 @@ class Config(BaseModel):
         needs = _needs(method, changes.get("base"))
         layers = {**PRESETS[name], **(_scratch(name) if needs == "scratch" else {}), **_own(name, method)}
         if needs != methods.load(method).needs:
-            layers |= as_lift(_own(name, "lift")) | methods.about(method).ON_LIFT
+            layers |= as_lift(_own(name, "lift")) | getattr(methods.about(method), "ON_LIFT", {})
         return cls.checked({"seed": 0, **layers, **changes, "preset_name": name, "method": method})
 
     def changed(self, /, **changes: Any) -> Config:

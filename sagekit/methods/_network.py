@@ -57,7 +57,7 @@ class Networked(Method):
             rank = settings.bottleneck or default_bottleneck(len(task.class_names), task.backbone.layers)
             self.net = tuned(task.backbone, "adaptformer", rank, checkpointing=task.checkpointing)
             self.width = task.backbone.width
-            self.register_buffer("texts", Texts().rows(task.backbone, task.class_names, task.sentences), persistent=False)
+            self.register_buffer("texts", Texts(templates=1).rows(task.backbone, task.class_names, task.sentences), persistent=False)
         self.head = self.new_head()
 
     def new_head(self) -> nn.Module:

@@ -23,7 +23,7 @@ from ..networks.backbone import Backbone
 from ..networks.frozen import text_rows
 from ..settings import Part
 
-SamplerName = Literal["every_image", "class_aware", "class_balanced", "square_root", "effective_number", "rare_less",
+SamplerName = Literal["every_image", "class_aware", "class_balanced", "square_root", "effective_number", "cben",
                       "progressive", "reverse"]
 Rate = Callable[[int, float, int], float]
 """(epoch from 0, share 0..1 of its steps that is done, epochs) -> the multiple of lr."""

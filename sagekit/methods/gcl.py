@@ -10,7 +10,7 @@
 It believes that rare classes saturate the softmax too early: a logit that is lowered at random keeps their gradients alive.
 
 Where paper and code differ, and what we do: the paper's sampler of stage 2 shows rare classes less often than a balanced one
-(``classifier_sampler=rare_less``); the authors' default is the balanced one, and ours. The frozen part's BatchNorm is in test
+(``classifier_sampler=cben``); the authors' default is the balanced one, and ours. The frozen part's BatchNorm is in test
 mode in their stage 2, which mixes too. Noise is drawn anew for each of a pair's two labels, as theirs.
 """
 
@@ -47,7 +47,7 @@ class GCL(Decoupled):
         decay: float = Field(0.1, gt=0, le=1, description="the rate's factor after 80 % and again after 90 % (authors' code)")
         classifier_epochs: int = Field(30, ge=1, description="of stage 2 (authors' code)")
         classifier_lr: float = Field(0.002, gt=0, description="of stage 2, a cosine (authors' code)")
-        classifier_sampler: SamplerName = Field("class_balanced", description="of stage 2; the paper's: rare_less")
+        classifier_sampler: SamplerName = Field("class_balanced", description="of stage 2; the paper's: cben")
         norms: Literal["train", "eval"] = Field("eval", description="BatchNorm of the frozen part (authors' code)")
         logit_scale: float = Field(30.0, gt=0, description="s of stage 1, and k of the cosine classifier")
         second_scale: float = Field(20.0, gt=0, description="s of stage 2")

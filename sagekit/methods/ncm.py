@@ -57,7 +57,7 @@ class NCM(Decoupled):
         features, labels = seen["train"]
         self.centre.copy_(features.mean(0))
         unit = F.normalize(features - self.centre.cpu(), dim=1)
-        sums = torch.zeros(self.means.shape).index_add_(0, labels, unit)
+        sums = unit.new_zeros(self.means.shape).index_add_(0, labels, unit)
         self.means.copy_(sums / torch.bincount(labels, minlength=len(sums)).clamp(min=1)[:, None])
 
     def classify(self, features: Features) -> Logits:
