@@ -20,6 +20,7 @@ from .errors import UserError, nearest
 from .methods._network import as_lift
 from .methods._stages import Stage
 from .networks.resnet import NAME as SCRATCH
+from .networks.resnet import NAMES as FROM_SCRATCH
 from .settings import DataSettings, MachineSettings, NetworkSettings, Part, ViewSettings, where
 
 FORMAT = 3
@@ -187,7 +188,7 @@ def _needs(method: str, base: Any) -> str:
 
 
 def _fits(name: str, needs: str, backbone: str) -> None:
-    if (backbone == SCRATCH) == (needs == "scratch"):
+    if (backbone in FROM_SCRATCH) == (needs == "scratch"):
         return
     if needs != methods.load(name).needs:
         raise UserError(f"base=lift needs a CLIP and {backbone} is trained from scratch; name base where the configuration is "
@@ -196,8 +197,8 @@ def _fits(name: str, needs: str, backbone: str) -> None:
     if needs == "clip":
         raise UserError(f"method {name} needs a CLIP and {backbone} is trained from scratch; choose another backbone, or one "
                         f"of the methods {others}.")
-    raise UserError(f"method {name} trains {SCRATCH} from scratch and {backbone} is a CLIP; leave out backbone, or use one of "
-                    f"the methods {others}.")
+    raise UserError(f"method {name} trains a network from scratch ({', '.join(FROM_SCRATCH)}) and {backbone} is a CLIP; leave "
+                    f"out backbone, or use one of the methods {others}.")
 
 
 def yaml_value(value: Any) -> str:
@@ -255,9 +256,20 @@ LIKE = {"folder": "imagenet-lt", "list": "imagenet-lt", **{f"cifar10-lt-{b}": f"
 CIFAR-100."""
 
 
+LARGE: dict[str, Any] = {"backbone": "resnet50", "pretrained": "", "image_size": 224, "test_resize": 256, "view": "jitter",
+                         "epochs": 90, "batch_size": 256, "lr": 0.1, "schedule": "cosine", "warmup_epochs": 0,
+                         "weight_decay": 5e-4}
+"""How networks from scratch are usually trained on the large sets; a method's own settings there come on top."""
+LARGE_SETS: dict[str, dict[str, Any]] = {"imagenet-lt": LARGE, "inat2018": LARGE | {"weight_decay": 1e-4},
+                                         "places-lt": LARGE | {"backbone": "resnet152", "blocks": "last"}}
+"""Places-LT's starts from a ResNet-152 that has seen ImageNet, whose last block is trained: --set weights=FILE."""
+
+
 def _scratch(preset: str) -> dict[str, Any]:
-    """What a network from scratch sees: whole test images of its own size. The mini world's downstream images have half of
-    their 48 px as resolution, and two cores have little time, so it sees 24 px there."""
+    """What a network from scratch is and sees: whole test images of its own size. The mini world's downstream images have half
+    of their 48 px as resolution, and two cores have little time, so it sees 24 px there."""
+    if preset in LARGE_SETS:
+        return LARGE_SETS[preset]
     size = 24 if preset == "mini" else 32
     return {"backbone": SCRATCH, "pretrained": "", "image_size": size, "test_resize": size, "ensemble_margin": size // 8}
 

@@ -73,7 +73,8 @@ class DataSettings(Part):
 class NetworkSettings(Part):
     """Which network: a frozen CLIP, or one that is trained from scratch."""
 
-    backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, or 'resnet32'")
+    backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, or a network from scratch: "
+                                              "resnet32, resnet10, resnet50, resnet152, resnext50")
     pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai, also of a local file (empty: none); "
                             "'random': no weights (benchmarks)")
     weights: Path | None = Field(None, description="local file to take the weights from, in any common form")

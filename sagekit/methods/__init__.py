@@ -13,6 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from ..data.batches import Batch
 from ..data.views import Interpolation
 from ..errors import UserError, nearest
+from ..networks import resnet
 from ..networks.backbone import Backbone
 from ..networks.heads import Features, Logits
 from ..networks.trained import Trained
@@ -30,13 +32,16 @@ from ._stages import Stage as Stage
 
 class Task(NamedTuple):
     """What a method is built for: class names and training ``counts`` int64 (C,), the pixels that its network sees, the frozen
-    CLIP where it needs one, and each class's own ``sentences`` where prompts are not to be used."""
+    CLIP where it needs one or the ``network`` that it trains from scratch with the ``weights`` that are to be its start, and
+    each class's own ``sentences`` where prompts are not to be used."""
 
     class_names: list[str]
     counts: Tensor
     image_size: int
     backbone: Backbone | None = None
     checkpointing: bool = False
+    network: str = resnet.NAME
+    weights: Path | None = None
     sentences: list[list[str]] | None = None
 
 

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..networks import resnet
 from ..networks.adapters import default_bottleneck
 from ..networks.heads import Cosine, Features, Logits, TextLinear, head
-from ..networks.resnet import ResNet32
+from ..networks.resnet import ResNet
 from ..networks.tuned import Tuned, tuned
 from . import Method, Task
 from ._stages import FineTuning, FromScratch, Texts
@@ -48,16 +49,18 @@ class Networked(Method):
 
     def __init__(self, settings: Any, task: Task) -> None:
         super().__init__(settings, task)
-        self.net: ResNet32 | Tuned
+        self.net: ResNet | Tuned
         self.texts: Tensor | None
         if task.backbone is None:
-            self.net, self.width = ResNet32(), ResNet32.width
+            self.net = resnet.build(task.network, task.weights)
+            self.width = self.net.width
             self.register_buffer("texts", None)
         else:
             rank = settings.bottleneck or default_bottleneck(len(task.class_names), task.backbone.layers)
             self.net = tuned(task.backbone, "adaptformer", rank, checkpointing=task.checkpointing)
             self.width = task.backbone.width
-            self.register_buffer("texts", Texts(templates=1).rows(task.backbone, task.class_names, task.sentences), persistent=False)
+            texts = Texts(templates=1).rows(task.backbone, task.class_names, task.sentences)
+            self.register_buffer("texts", texts, persistent=False)
         self.head = self.new_head()
 
     def new_head(self) -> nn.Module:
@@ -68,7 +71,7 @@ class Networked(Method):
         return Cosine(self.texts, k) if kind == "cosine" else TextLinear(self.texts, k)
 
     def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
-        if isinstance(self.net, ResNet32):
+        if isinstance(self.net, ResNet):
             return Features(self.net(images))
         return Features(F.normalize(self.net(images).own, dim=-1))
 

@@ -23,6 +23,7 @@ from ..networks.backbone import Backbone
 from ..networks.frozen import text_rows
 from ..settings import Part
 
+ViewName = Literal["crop", "shift", "strong", "sim", "sim_blur", "jitter", "rand"]
 SamplerName = Literal["every_image", "class_aware", "class_balanced", "square_root", "effective_number", "cben",
                       "progressive", "reverse"]
 Rate = Callable[[int, float, int], float]
@@ -149,6 +150,10 @@ class FineTuning(Part):
                         "clip_norm": self.clip_norm, **more})
 
 
+LAST_BLOCK = ("net.last.", "head.")
+"""What the names of a large network's last block start with (``networks.large``), and its classifier's."""
+
+
 class FromScratch(Part):
     """Optimisation of a network from scratch: the common protocol of CIFAR-100-LT (LDAM's)."""
 
@@ -162,15 +167,17 @@ class FromScratch(Part):
     schedule: Literal["steps", "cosine"] = Field("steps", description="of the rate after the warm-up (LDAM: steps)")
     decay: float = Field(0.01, gt=0, le=1, description="the rate's factor after 80 % and again after 90 % of the epochs (LDAM)")
     warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up (LDAM)")
-    view: Literal["crop", "shift", "strong", "sim", "sim_blur", "jitter", "rand"] = Field(
-        "shift", description="training view, see data.views")
+    view: ViewName = Field("shift", description="training view, see data.views")
+    blocks: Literal["all", "last"] = Field(
+        "all", description="which of the network's are trained; last: of one that has seen ImageNet (Places-LT's protocol)")
     clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
 
     def stage(self, **more: Any) -> Stage:
         """The first stage of these settings, with ``more`` of its fields."""
         steps = Milestones(self.decay, warmup_epochs=self.warmup_epochs)
         rate = WarmCosine(self.warmup_epochs) if self.schedule == "cosine" else steps
-        return Stage(**{"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": self.drop_last,
+        trains = LAST_BLOCK if self.blocks == "last" else ""
+        return Stage(**{"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": self.drop_last, "trains": trains,
                         "views": (RECIPES[self.view],), "rate": rate,
                         "optimizer": Sgd(self.lr, self.momentum, self.weight_decay, self.nesterov),
                         "clip_norm": self.clip_norm, **more})

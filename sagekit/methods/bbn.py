@@ -18,7 +18,7 @@ Nesterov's, as theirs; they step the scheduler before an epoch, so their falls c
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,9 @@ from torch import Tensor
 
 from ..data.batches import Batch
 from ..data.samplers import every_image, reverse
+from ..errors import UserError
 from ..networks.heads import Features, Logits, accuracy, head
-from ..networks.resnet import WIDTH, Block, ResNet32
+from ..networks.resnet import NAME, WIDTH, Block, ResNet32
 from . import Method, Now, Published, Task
 from ._stages import FromScratch, Milestones, Stage
 
@@ -47,7 +48,6 @@ class BBN(Method):
 
     class Settings(FromScratch):
         decay: float = Field(0.01, gt=0, le=1, description="the rate's factor after 60 % and again after 80 % (authors' code)")
-        schedule: Literal["steps"] = Field("steps", description="authors' code")
         warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up, from a third of lr (authors' code)")
         nesterov: bool = Field(True, description="authors' code")
         drop_last: bool = Field(True, description="leave out an epoch's last, incomplete batch (authors' code)")
@@ -57,14 +57,16 @@ class BBN(Method):
 
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
+        if task.network != NAME:
+            raise UserError(f"bbn has two last blocks of {NAME}, not of {task.network}; leave out backbone.")
         self.trunk = ResNet32(blocks=14)
         self.branch_a, self.branch_b = (Block(WIDTH, WIDTH, 1) for _ in range(2))
         self.head = head("linear", 2 * WIDTH, len(task.class_names), 1.0)
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
-        rate = Milestones(settings.decay, at=(0.6, 0.8), warmup_epochs=settings.warmup_epochs, warmup_start=1 / 3)
-        return [settings.stage(samplers=(every_image, reverse), rate=rate)]
+        steps = {"rate": Milestones(settings.decay, (0.6, 0.8), settings.warmup_epochs, warmup_start=1 / 3)}
+        return [settings.stage(samplers=(every_image, reverse), **(steps if settings.schedule == "steps" else {}))]
 
     def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
         natural, reversed_ = batches

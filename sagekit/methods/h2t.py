@@ -28,7 +28,7 @@ from torch import Tensor
 from ..data.batches import Batch
 from ..data.samplers import class_balanced, every_image
 from ..networks.heads import Features, accuracy
-from ..networks.resnet import ResNet32
+from ..networks.resnet import ResNet
 from . import Now, Published
 from ._decoupled import Decoupled, Retraining, mixed_step
 from ._stages import Stage
@@ -63,7 +63,7 @@ class H2T(Decoupled):
             return mixed_step(self, batches[0], now)
         labels = batches[0].labels
         with torch.no_grad():
-            own, other = (cast(ResNet32, self.net).maps(batch.views[0]) for batch in batches)
+            own, other = (cast(ResNet, self.net).maps(batch.views[0]) for batch in batches)
             width = own.shape[1]
             chosen = torch.randperm(width, generator=now.random)[: int(self.settings.exchanged * width)].to(own.device)
             own[:, chosen] = other[:, chosen]

@@ -21,13 +21,17 @@ from torch import Tensor
 
 from ..networks.heads import Features, Logits
 from . import Now, Published, Seen, Task
-from ._decoupled import Decoupled, Decoupling
+from ._decoupled import KANG, KANG_PLACES, Decoupled, Decoupling
 from ._stages import Stage
 
 MINI: dict[str, Any] = {"epochs": 15, "batch_size": 64, "warmup_epochs": 1, "lr": 0.05}
 ON_LIFT: dict[str, Any] = {}
 
-PUBLISHED: dict[str, Published] = {}
+PUBLISHED = {
+    "places-lt": Published(settings=KANG_PLACES),
+    "imagenet-lt": Published({"all": 47.3}, "the authors' repository, ResNeXt-50", KANG | {"backbone": "resnext50"}),
+    "inat2018": Published(settings=KANG),
+}
 
 
 class NCM(Decoupled):

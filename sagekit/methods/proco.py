@@ -19,7 +19,7 @@ random direction in the authors' code (it practically never happens). log I_v is
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +30,10 @@ from ..data.batches import Batch
 from ..data.views import RECIPES, sim
 from ..losses import named
 from ..losses.contrast import DIMENSION, Statistics
+from ..networks import resnet
 from ..networks.heads import Features, Logits, accuracy, head
-from ..networks.resnet import ResNet32
 from . import Method, Now, Published, Task
-from ._stages import FromScratch, Stage
+from ._stages import FromScratch, Stage, ViewName
 
 MINI: dict[str, Any] = {"epochs": 15, "batch_size": 128, "warmup_epochs": 1, "lr": 0.05}
 """The rate was searched on an earlier form with two plain views, and not again since."""
@@ -55,8 +55,7 @@ class ProCo(Method):
         drop_last: bool = Field(True, description="leave out an epoch's last, incomplete batch (authors' code)")
         lr: float = Field(0.3, gt=0, description="authors' code")
         decay: float = Field(0.1, gt=0, le=1, description="the rate's factor after 80 % and again after 90 % (authors' code)")
-        view: Literal["crop", "shift", "strong", "sim", "sim_blur"] = Field(
-            "strong", description="the classifier's; the contrast's two are sim (authors' code)")
+        view: ViewName = Field("strong", description="the classifier's; the contrast's two are sim (authors' code)")
         temperature: float = Field(0.1, gt=0, description="t (authors' code)")
         hidden: int = Field(512, ge=1, description="width of the projection's hidden layer (authors' code)")
         gamma: float = Field(0.0, ge=0, le=1, description="the paper's compensation factor, Eq 21-22; 0: none")
@@ -68,7 +67,7 @@ class ProCo(Method):
 
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
-        self.net = ResNet32()
+        self.net = resnet.build(task.network, task.weights)
         self.head = head("linear", self.net.width, len(task.class_names), 1.0)
         self.projection = nn.Sequential(nn.Linear(self.net.width, settings.hidden), nn.BatchNorm1d(settings.hidden), nn.ReLU(),
                                         nn.Linear(settings.hidden, DIMENSION))

@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..data.samplers import SAMPLERS
+from ..networks import resnet
 from ..networks.heads import Features, Logits, head
-from ..networks.resnet import ResNet32
 from . import Published, Task
 from ._loss import OfLogits, WithLoss
 from ._stages import FromScratch, SamplerName, Stage
@@ -34,7 +34,7 @@ PUBLISHED = {
 
 
 class Scratch(OfLogits):
-    """ResNet-32 and a head."""
+    """A ResNet and a head."""
 
     class Settings(WithLoss, FromScratch):
         sampler: SamplerName = Field("every_image", description="which images an epoch shows, see data.samplers")
@@ -46,7 +46,7 @@ class Scratch(OfLogits):
 
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
-        self.net = ResNet32()
+        self.net = resnet.build(task.network, task.weights)
         self.head = head(settings.head, self.net.width, len(task.class_names), settings.logit_scale)
 
     @classmethod

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..networks.heads import Features, Logits, right_by_class
 from . import Now, Published, Seen, Task
-from ._decoupled import Decoupled, Decoupling
+from ._decoupled import KANG, KANG_PLACES, Decoupled, Decoupling
 from ._stages import Stage
 
 TAUS = [k / 10 for k in range(21)]
@@ -32,6 +32,9 @@ ON_LIFT: dict[str, Any] = {}
 PUBLISHED = {
     "cifar100-lt-100": Published({"all": 41.0}, "BagofTricks-LT (Zhang et al. 2021), not the authors, tau = 1"),
     "cifar100-lt-50": Published({"all": 45.7}, "BagofTricks-LT (Zhang et al. 2021), not the authors, tau = 1"),
+    "places-lt": Published(settings=KANG_PLACES),
+    "imagenet-lt": Published({"all": 49.4}, "the authors' repository, ResNeXt-50", KANG | {"backbone": "resnext50"}),
+    "inat2018": Published(settings=KANG),
 }
 
 

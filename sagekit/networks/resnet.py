@@ -7,11 +7,17 @@ every second place and its new channels are zero.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 NAME = "resnet32"
+NAMES = (NAME, "resnet10", "resnet50", "resnet152", "resnext50")
+"""Networks from scratch; all but the first are in ``large``."""
 WIDTH = 64
 STAGES = ((16, 1), (32, 2), (WIDTH, 2))
 MEAN, STD = 0.5, 0.25
@@ -42,8 +48,34 @@ def _convolution(before: int, after: int, stride: int) -> nn.Conv2d:
     return layer
 
 
-class ResNet32(nn.Module):
-    """Images (B, 3, H, W), uint8 or float in 0..1, to features f (B, 64). ``blocks`` < 15 leaves out the last ones."""
+class ResNet(nn.Module):
+    """Images (B, 3, H, W), uint8 or float in 0..1, to features f (B, width), the mean over places of ``maps``."""
+
+    width: int
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The last block's map (B, width, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """f (B, width)."""
+        return self.maps(images).mean((2, 3))
+
+
+def build(name: str, weights: Path | None = None) -> ResNet:
+    """The network called ``name`` (``NAMES``), from nothing or with the trunk of a file. Raises ``UserError`` where that does
+    not fit, or for ResNet-32, which has no weights that people know."""
+    if name == NAME:
+        if weights is not None:
+            raise UserError(f"{NAME} starts from nothing; leave out weights, or choose a backbone of {', '.join(NAMES[1:])}.")
+        return ResNet32()
+    from .large import LargeResNet  # loads timm
+
+    return LargeResNet(name, weights)
+
+
+class ResNet32(ResNet):
+    """That of this file, (B, 3, H, W) to (B, 64) by maps of a quarter of the side. ``blocks`` < 15 leaves out the last ones."""
 
     width = WIDTH
 
@@ -60,11 +92,7 @@ class ResNet32(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def maps(self, images: Tensor) -> Tensor:
-        """The last block's map (B, 64, H / 4, W / 4)."""
+        """(B, 64, H / 4, W / 4)."""
         pixels = images / 255 if images.dtype == torch.uint8 else images
         x = ((pixels - MEAN) / STD).contiguous(memory_format=torch.channels_last)
         return self.blocks(F.relu(self.norm(self.stem(x))))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The mean over places of ``maps``."""
-        return self.maps(images).mean((2, 3))

@@ -32,7 +32,8 @@ def build_model(config: Config, class_names: Sequence[str] | None = None, backbo
     counts = torch.ones(len(known), dtype=torch.long) if class_counts is None else torch.as_tensor(class_counts)
     clip = backbone if config.needs == "clip" else None
     size = config.network.image_size if clip is None else clip.image_size
-    task = Task(known, counts, size, clip, config.machine.checkpointing, sentences)
+    network = config.network
+    task = Task(known, counts, size, clip, config.machine.checkpointing, network.backbone, network.weights, sentences)
     torch.manual_seed(config.seed)
     return method(config.settings, task).to(device)
 

@@ -42,7 +42,8 @@ def place(config: Config, stage: Stage, number: int, model: Method, data: DataSe
     digest.update(data.train.labels.numpy().tobytes())
     if data.train.images is not None:
         digest.update(data.train.images.cpu().contiguous().numpy().tobytes())
-    for path in data.train.paths or ():
+    start = config.network.weights
+    for path in (*(data.train.paths or ()), *((start,) if start else ())):
         status = path.stat()
         digest.update(f"{path}\n{status.st_size} {status.st_mtime_ns}\n".encode())
     return cache_folder() / f"stage-{digest.hexdigest()[:32]}.safetensors"
@@ -60,8 +61,10 @@ def _name(value: Any) -> str:
 
 
 def _own(model: Method, stage: Stage) -> dict[str, Tensor]:
-    """What the stage trains: parameters, and the buffers beside them."""
-    return {name: t for name, t in model.trained().items() if name.startswith(stage.trains)}
+    """The parts that the stage trains something of: their parameters, trained or not, and the buffers beside them."""
+    starts = (stage.trains,) if isinstance(stage.trains, str) else stage.trains
+    parts = {start.partition(".")[0] for start in starts}
+    return {name: t for name, t in model.trained().items() if parts == {""} or name.partition(".")[0] in parts}
 
 
 def read(path: Path, model: Method) -> list[dict[str, float]] | None:

@@ -144,6 +144,9 @@ def _check(config: Config, data: DataSet, processes: int) -> None:
                         "for each.")
     if processes > 1 and method.one_process:
         raise UserError(f"method {config.method} runs in one process ({method.one_process}); start it without accelerate.")
+    if getattr(config.settings, "blocks", "all") == "last" and config.network.weights is None:
+        raise UserError("blocks=last trains the last block of a network that has seen ImageNet, and there are no weights; "
+                        "--set weights=FILE names them (timm's or torchvision's names), --set blocks=all trains everything.")
     for number, stage in enumerate(stages):
         if stage.epochs == 0 and number < len(stages) - 1:
             raise UserError(f"stage {number + 2} of {config.method} starts from stage {number + 1}, which has 0 epochs.")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import sagekit as sk
 from sagekit import UserError
-from sagekit.data.samplers import class_aware, class_balanced, every_image, cben
+from sagekit.data.samplers import cben, class_aware, class_balanced, every_image
 from sagekit.methods import Now, Seen, mislas
 from sagekit.networks.heads import Features, right_by_class
 
