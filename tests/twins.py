@@ -203,6 +203,24 @@ def h2t_step(model: Method, balanced: Batch, natural: Batch, at: Now) -> Tensor:
     return mean(losses)
 
 
+def dive_step(model: Method, batch: Batch, n: Tensor, at: Now) -> Tensor:
+    """Balanced Softmax, and the divergence from the teacher's flattened probabilities."""
+    s, losses = model.settings, []
+    own = network_features(model, batch.views[0])
+    other = model.teacher["net"](batch.views[0]) if at.stage else own
+    for f, g, y in zip(own, other, batch.labels.tolist(), strict=True):
+        z = classified(model, f)
+        loss = logit_adjusted(z, y, n)
+        if at.stage:
+            p, q = torch.exp(z / s.temperature), torch.exp(affine(g[None], model.teacher["head"])[0] / s.temperature).detach()
+            p, q = p / p.sum(), (q / q.sum()) ** s.flatten
+            q = q / q.sum()
+            kl = sum(b * (torch.log(b) - torch.log(a)) for a, b in zip(p, q, strict=True))
+            loss = (1 - s.distil) * loss + s.distil * s.temperature**2 * kl
+        losses.append(loss)
+    return mean(losses)
+
+
 def log_c(kappa: float, p: int) -> float:
     """log I_v(k) - v log k by scipy, v = p/2 - 1."""
     v = p / 2 - 1
@@ -244,6 +262,7 @@ TWINS: dict[str, Step] = {
     "cmo": lambda m, b, at, n: cmo_or_ce(m, b, at),
     "crt": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
     "disalign": lambda m, b, at, n: disalign_step(m, *b, n) if at.stage else ce_step(m, b[0].views[0], b[0].labels),
+    "dive": lambda m, b, at, n: dive_step(m, *b, n, at),
     "gcl": lambda m, b, at, n: gcl_step(m, *b, at, n),
     "h2t": lambda m, b, at, n: h2t_step(m, *b, at) if at.stage else mixup_step(m, *b, at),
     "lift": lambda m, b, at, n: lift_step(m, *b, n),

@@ -108,6 +108,9 @@ class Method(Trained):
         """The frozen CLIP whose features of test images ``features`` can be handed; None where it uses none."""
         return None
 
+    def taught_by(self, teacher: Method) -> None:
+        """Before training, where the setting ``teacher`` names a run: its trained model, frozen."""
+
     def start_stage(self, stage: int) -> None:
         """Before a stage: a new head, a part that is frozen."""
 

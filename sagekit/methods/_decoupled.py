@@ -20,11 +20,7 @@ from ..networks.heads import accuracy
 from . import Method, Now
 from ._mixing import blend, of_pair
 from ._network import Networked, OnNetwork
-from ._stages import LAST_BLOCK, SamplerName, Sgd, Stage, cosine
-
-NETWORK = ("net.", "head.")
-"""What stage 1 trains: the network and its first classifier."""
-
+from ._stages import SamplerName, Sgd, Stage, cosine
 
 KANG: dict[str, Any] = {"batch_size": 512, "lr": 0.2}
 KANG_PLACES: dict[str, Any] = {"batch_size": 256, "lr": 0.1}
@@ -38,8 +34,7 @@ class Decoupling(OnNetwork):
 
     def first(self, **more: Any) -> Stage:
         """Stage 1, which methods share."""
-        trains = NETWORK if self.blocks == "all" else LAST_BLOCK
-        return self.stage(**{"samplers": (SAMPLERS[self.sampler],), "trains": trains, "shared": "ce", **more})
+        return self.stage(**{"samplers": (SAMPLERS[self.sampler],), "trains": self.network, "shared": "ce", **more})
 
 
 class Retraining(Decoupling):

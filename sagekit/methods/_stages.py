@@ -150,8 +150,9 @@ class FineTuning(Part):
                         "clip_norm": self.clip_norm, **more})
 
 
-LAST_BLOCK = ("net.last.", "head.")
-"""What the names of a large network's last block start with (``networks.large``), and its classifier's."""
+NETWORK = ("net.", "head.")
+LAST_BLOCK = ("net.last.", "head.", "projection.")
+"""What names start with in a network and its classifier; and in what is trained beside a frozen trunk (``networks.large``)."""
 
 
 class FromScratch(Part):
@@ -171,6 +172,11 @@ class FromScratch(Part):
     blocks: Literal["all", "last"] = Field(
         "all", description="which of the network's are trained; last: of one that has seen ImageNet (Places-LT's protocol)")
     clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """What is trained of the network and its classifier: what the names start with."""
+        return LAST_BLOCK if self.blocks == "last" else NETWORK
 
     def stage(self, **more: Any) -> Stage:
         """The first stage of these settings, with ``more`` of its fields."""

@@ -51,8 +51,9 @@ class Scratch(OfLogits):
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
-        plain = settings.loss == "ce" and settings.head == "linear" and not settings.gamma
-        return [settings.stage(samplers=(SAMPLERS[settings.sampler],), shared="ce" if plain else "")]
+        s = settings
+        plain = s.head == "linear" and not s.gamma and (s.loss == "ce" or (s.loss == "la" and s.tau == 1))
+        return [s.stage(samplers=(SAMPLERS[s.sampler],), shared=s.loss if plain else "")]
 
     def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
         return Features(self.net(images))

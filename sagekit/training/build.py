@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
 import torch
 
 from .. import methods
-from ..config import Config
+from ..config import WHERE, Config
+from ..data.splits import DataSet
 from ..data.world import CLASS_NAMES
 from ..errors import UserError
 from ..methods import Method, Task
@@ -36,6 +39,29 @@ def build_model(config: Config, class_names: Sequence[str] | None = None, backbo
     task = Task(known, counts, size, clip, config.machine.checkpointing, network.backbone, network.weights, sentences)
     torch.manual_seed(config.seed)
     return method(config.settings, task).to(device)
+
+
+def teacher_of(config: Config) -> Path | None:
+    """The folder of the run that ``config`` is taught by."""
+    return getattr(config.settings, "teacher", None)
+
+
+def load_teacher(config: Config, data: DataSet, device: torch.device | str = "cpu") -> Method:
+    """The trained model of ``config``'s teacher, frozen and in test mode.
+
+    Raises ``UserError`` for a run that is not finished, or of other images, classes or image size."""
+    run = Run(cast(Path, teacher_of(config)))
+    if not run.finished:
+        raise UserError(f"the teacher {run.path} is no finished run; train it, or leave out teacher.")
+    odd = next((key for key, value in config.data if key not in WHERE and run.config.flat.get(key) != value), None)
+    if odd is not None:
+        raise UserError(f"the teacher {run.path} was trained on other data: its {odd} is {run.config.flat.get(odd)}, not "
+                        f"{config.flat[odd]}.")
+    model = load_model(run, data.class_names, device=device)
+    if model.image_size != config.network.image_size:
+        raise UserError(f"the teacher {run.path} sees {model.image_size} pixels and the student {config.network.image_size}; "
+                        "they have to see the same view.")
+    return model.eval().requires_grad_(False)
 
 
 def load_model(run: Run, class_names: list[str], backbone: Backbone | None = None, folded: bool = False,

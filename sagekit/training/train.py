@@ -39,7 +39,7 @@ from ..progress import bar
 from ..runs.metrics import over_classes
 from ..runs.run import Run
 from . import stage_ends
-from .build import build_model
+from .build import build_model, load_teacher, teacher_of
 from .evaluate import predict, record, seen
 
 WATCHED_FROM = 0.8
@@ -99,6 +99,8 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
     if show and assumed:
         print("\n".join(assumed), file=sys.stderr)
     model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist(), data.sentences)
+    if teacher_of(config) is not None:
+        model.taught_by(load_teacher(config, data, accelerator.device))
     for number, stage in enumerate(config.stages[:1]):  # before anything is written
         _trained_in(model, stage, config.method, number)
     if accelerator.is_main_process:
