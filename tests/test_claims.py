@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import claims
+import gallery
 import pytest
 import results
 import yaml
@@ -142,6 +143,11 @@ def test_ages(kit, capsys):
     assert check(kit, capsys, {"made_by": "", "commit": ""})[1].startswith("older than the code: README.md, study (2026-11-25)")
     code, _, err = check(kit, capsys)
     assert (code, err) == (2, "claims: measurement study: git knows no commit abc1234.\n")
+
+
+def test_the_gallery_is_what_the_methods_say():
+    """docs/methods.md is written by benchmarks/gallery.py and by nobody else."""
+    assert gallery.page() == gallery.PAGE.read_text(encoding="utf-8")
 
 
 def test_the_page_of_results_is_what_its_files_say():

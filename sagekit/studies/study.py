@@ -4,6 +4,8 @@
     mismatch   is it the mismatch?  the compensation factor where rare classes do or do not differ between training and test
     fit        what is FIT worth?   its scalars learned, fixed, or without the loss that teaches them
     choices    what the paper does not say, and what else it might be
+    table1     the field from scratch: every loss and every method that needs no CLIP
+    on_clip    what of it means something on a CLIP too: decoupling and mixing with LIFT's adapters
 
 A row is a configuration, or several of which the validation images choose one (``choose``). What the results say is in
 ``summary``.
@@ -17,6 +19,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import UserError, nearest
+from ..methods import about
 
 Row = Config | tuple[Config, ...]
 
@@ -33,10 +36,10 @@ class Start:
     preset: str
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, method: str) -> Config:
-        """The configuration of ``method``."""
-        known = Config.preset(self.preset, method).flat
-        return Config.preset(self.preset, method, **{key: value for key, value in self.changes.items() if key in known})
+    def __call__(self, method: str, **more: Any) -> Config:
+        """The configuration of ``method``, with ``more`` of its settings."""
+        known = Config.preset(self.preset, method, **more).flat
+        return Config.preset(self.preset, method, **more, **{k: value for k, value in self.changes.items() if k in known})
 
 
 def table_5(start: Start) -> dict[str, Row]:
@@ -68,14 +71,16 @@ def table_7(start: Start) -> dict[str, Row]:
 
 def more_losses(start: Start) -> dict[str, Row]:
     """The other losses of ``losses.compared`` from scratch, with and without the compensation factor."""
+    return _with_factor(_losses(start), _gamma(start))
+
+
+def _losses(start: Start) -> dict[str, Config]:
     ce = start("scratch")
     cosine = ce.changed(head="cosine")
-    return _with_factor({
-        "focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"),
-        "CDB-W-CE": ce.changed(loss="cdb"), "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"),
-        "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm"),
-        "ALA": cosine.changed(loss="ala"), "GCL, stage 1": cosine.changed(loss="gcl"), "VS": ce.changed(loss="vs"),
-        "DDC": ce.changed(loss="ddc")}, _gamma(start))
+    return {"focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"),
+            "CDB-W-CE": ce.changed(loss="cdb"), "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"),
+            "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm"), "ALA": cosine.changed(loss="ala"),
+            "GCL, stage 1": cosine.changed(loss="gcl"), "VS": ce.changed(loss="vs"), "DDC": ce.changed(loss="ddc")}
 
 
 def _gamma(start: Start) -> float:
@@ -113,6 +118,38 @@ def figure_7(start: Start) -> dict[str, Row]:
 def axes(base: Config, values: Mapping[str, tuple[float, ...]]) -> dict[str, Row]:
     """One setting moved at a time around ``base``, which is the first row."""
     return {"preset": base, **{f"{key}={v:g}": base.changed(**{key: v}) for key, row in values.items() for v in row}}
+
+
+FIELD = {"bbn": "BBN", "cmo": "CMO", "crt": "cRT", "disalign": "DisAlign", "dive": "DiVE", "gcl": "GCL", "h2t": "H2T",
+         "lws": "LWS", "mislas": "MiSLAS", "mixup": "mixup", "ncm": "NCM", "proco": "ProCo", "remix": "Remix",
+         "tau_norm": "tau-norm"}
+"""Methods from scratch, and their rows of ``table_1``."""
+FIELD_RATES = (0.25, 0.5, 1.0, 2.0)
+"""Multiples of the preset's rate among which validation chooses for each row of ``table_1`` and ``on_clip``: of the last
+stage's rate where a method trains its classifier by itself, since stage 1 is then the same for all."""
+
+
+def table_1(start: Start) -> dict[str, Row]:
+    """Every loss and every method that needs no CLIP, each at a rate chosen on validation images."""
+    ce = start("scratch")
+    rows = {"CE": ce, "LA": ce.changed(loss="la"), **_losses(start),
+            "KPS": ce.changed(loss="kps", head="cosine", batch_size=ce.settings.batch_size // 2, decay=0.1)}
+    return {name: _rates(config) for name, config in (rows | {row: start(method) for method, row in FIELD.items()}).items()}
+
+
+def on_clip(start: Start) -> dict[str, Row]:
+    """Decoupling and mixing with LIFT's adapters, beside LIFT and the same with plain cross entropy."""
+    lift = start("lift")
+    rows = {row: _rates(start(method, base="lift")) for method, row in FIELD.items() if hasattr(about(method), "ON_LIFT")}
+    return {"LIFT": lift, "LIFT with CE": lift.changed(loss="ce"), **rows}
+
+
+def _rates(config: Config) -> tuple[Config, ...]:
+    """``config`` at several rates; one alone where its last stage trains nothing."""
+    if not config.stages[-1].epochs:
+        return (config,)
+    key = "classifier_lr" if "classifier_lr" in config.flat else "lr"
+    return tuple(config.changed(**{key: config.flat[key] * m}) for m in FIELD_RATES)
 
 
 # --- questions ----------------------------------------------------------------------------------------------------------
@@ -190,6 +227,8 @@ STUDIES: dict[str, Callable[[Start], dict[str, Row]]] = {
     "mismatch": is_it_the_mismatch,
     "fit": what_fit_is_worth,
     "choices": open_choices,
+    "table1": table_1,
+    "on_clip": on_clip,
 }
 
 
