@@ -136,7 +136,7 @@ def test_a_view_is_a_function_of_its_generator(name):
 
 
 def test_recipes_have_stable_names_and_hashes():
-    assert len({hash(view) for view in views.RECIPES.values()}) == 5
+    assert len({hash(view) for view in views.RECIPES.values()}) == 7
     assert repr(views.sim) == "View(name='sim', draw='crop', scale=(0.08, 1.0), alter=('colour', 'grey'))"
 
 
@@ -169,3 +169,19 @@ def test_colours_are_altered_as_often_as_the_recipes_say():
         assert changed == pytest.approx(share, abs=0.08)
     greyed = [one for one in altered("grey", image, 40) if not torch.equal(one, image)]
     assert all(torch.equal(one[0], one[1]) for one in greyed)
+
+
+def test_jitter_alters_every_image_and_keeps_grey_grey():
+    """Brightness, contrast and saturation, but no hue."""
+    image = IMAGES[0, :, :32, :32]
+    assert (altered("jitter", image, 40) != image).flatten(1).any(1).all()
+    grey = image[:1].expand(3, 32, 32)
+    found = altered("jitter", grey, 40).int()
+    assert (found.max(1).values - found.min(1).values).max() <= 1
+
+
+def test_randaugment_is_two_operations():
+    """A white image changes by geometry alone, which leaves black behind; most pairs of operations have some."""
+    image = IMAGES[0, :, :32, :32]
+    changed = (altered("randaugment", image, 200) != image).flatten(1).any(1).float().mean().item()
+    assert 0.8 < changed < 1  # "identity" twice, or an operation without effect, is rare

@@ -5,8 +5,9 @@ import pytest
 
 from sagekit import Config, UserError
 from sagekit.losses import Name
+from sagekit.methods import load, names
 from sagekit.networks.tuned import Module
-from sagekit.studies.study import BASES, RATES, STUDIES, bases_of, candidates, rows_of
+from sagekit.studies.study import BASES, FIELD_RATES, RATES, STUDIES, bases_of, candidates, rows_of
 from sagekit.studies.sweep import Point
 
 
@@ -41,6 +42,32 @@ def test_every_row_is_a_valid_configuration(study):
     assert set(bases) < set(rows)
     assert set(bases.values()) <= set(rows)
     assert set(BASES.get(study, {})) <= set(rows)
+
+
+def test_table_1_has_every_loss_and_every_method_from_scratch():
+    rows = rows_of("table1", "mini")
+    firsts = {name: candidates(row)[0] for name, row in rows.items()}
+    assert {c.method for c in firsts.values()} == {n for n in names() if load(n).needs == "scratch"}
+    assert {c.settings.loss for c in firsts.values() if c.method == "scratch"} == set(get_args(Name))
+    assert set(bases_of("table1", rows).values()) == {"CE"}
+
+
+def test_the_field_chooses_the_rate_of_what_it_trains_last():
+    """Stage 1 is then trained once for all; tau-norm and NCM have nothing to choose there."""
+    rows = rows_of("table1", "mini")
+    for name, key in (("CE", "lr"), ("mixup", "lr"), ("cRT", "classifier_lr"), ("H2T", "classifier_lr")):
+        values = [c.flat[key] for c in rows[name]]
+        assert values == [values[2] * m for m in FIELD_RATES]
+    assert len({c.settings.lr for c in rows["cRT"]}) == 1
+    assert [len(candidates(rows[name])) for name in ("tau-norm", "NCM")] == [1, 1]
+
+
+def test_on_a_clip_are_the_methods_that_may_stand_on_one():
+    rows = rows_of("on_clip", "mini")
+    able = {n for n in names() if "base" in load(n).Settings.model_fields
+            and "lift" in get_args(load(n).Settings.model_fields["base"].annotation)}
+    assert {candidates(row)[0].method for row in rows.values()} == able | {"lift"}
+    assert all(c.needs == "clip" for row in rows.values() for c in candidates(row))
 
 
 def test_the_text_study_changes_the_module_alone():
@@ -109,7 +136,7 @@ def test_a_setting_that_a_study_sets_itself_is_refused(study, key, value):
 def test_a_setting_that_no_row_has():
     with pytest.raises(UserError, match="Did you mean 'bottleneck'"):
         rows_of("text", "mini", {"bottelneck": 4})
-    with pytest.raises(UserError, match="'head' is a setting of cmo, scratch"):
+    with pytest.raises(UserError, match="'head' is a setting of cmo, mixup, scratch"):
         rows_of("text", "mini", {"head": "cosine"})
 
 
