@@ -58,9 +58,8 @@ def table() -> pd.DataFrame:
     rows = []
     for row in listing().to_dict("records"):
         name = str(row["name"])
-        base = hasattr(about(name), "ON_LIFT")
-        rows.append({"method": f"[{name}](#{name})", "year": row["year"], "idea": short(name), "starts from": row["needs"]
-                     + (", or with `base=lift` a CLIP" if base else ""), "mini world": measured(FIELD.get(name, "")),
+        rows.append({"method": f"[{name}](#{name})", "year": row["year"], "idea": short(name), "starts from": row["needs"],
+                     "mini world": measured(FIELD.get(name, "")),
                      "printed": printed(about(name).PUBLISHED.get(CIFAR))})
     return pd.DataFrame(rows)
 

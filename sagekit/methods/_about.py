@@ -22,8 +22,13 @@ def listing() -> pd.DataFrame:
         method = load(name)
         years = re.findall(r"\b(?:19|20)\d\d\b", method.paper)
         rows.append({"name": name, "idea": idea(name), "paper": method.paper, "year": years[0] if years else "",
-                     "needs": NEEDS[method.needs]})
+                     "needs": needs(name)})
     return pd.DataFrame(rows)
+
+
+def needs(name: str) -> str:
+    """What a method starts from."""
+    return NEEDS[load(name).needs] + (", or with base=lift a CLIP" if hasattr(about(name), "ON_LIFT") else "")
 
 
 def idea(name: str) -> str:
@@ -35,7 +40,7 @@ def card(name: str) -> str:
     """The method on a page, in Markdown that also reads as plain text: its file's opening (equations, belief, differences),
     its settings with their sources, and what was printed for it. Raises ``UserError`` for an unknown one."""
     method, module = load(name), about(name)
-    head = [_text(name), "", f"Paper: {method.paper}. Needs {NEEDS[method.needs]}."]
+    head = [_text(name), "", f"Paper: {method.paper}. Needs {needs(name)}."]
     if method.one_process:
         head.append(f"It trains in one process: {method.one_process}.")
     own = ["    " + line for line in setting_lines(method.Settings, dict(method.Settings()))]
