@@ -117,6 +117,46 @@ def cmo_or_ce(model: Method, batches: tuple[Batch, ...], at: Now) -> Tensor:
     return cmo_step(model, *batches, box)
 
 
+def sinkhorn(cost: Tensor, regularisation: float) -> Tensor:
+    """The plan (A, B) of equal marginals by its fixed point, u_i K_ij v_j with K = e^(-cost / r), in float64."""
+    kernel = torch.exp(-cost.double() / regularisation)
+    rows, columns = kernel.shape
+    u, v = torch.ones(rows, dtype=torch.float64), torch.ones(columns, dtype=torch.float64)
+    for _ in range(5000):
+        for j in range(columns):
+            v[j] = 1 / columns / (kernel[:, j] * u).sum()
+        for i in range(rows):
+            u[i] = 1 / rows / (kernel[i] * v).sum()
+        if abs((u[:, None] * kernel * v).sum(0) - 1 / columns).max() < 1e-12:
+            break
+    return u[:, None] * kernel * v
+
+
+def otmix_step(model: Method, back: Batch, front: Batch, at: Now) -> Tensor:
+    """CE to both labels of patches on the backgrounds that transport gives them; CMO's where the epoch is not one of it."""
+    s, size = model.settings, len(back.labels)
+    if not s.plain_epochs < at.epoch < s.epochs - s.plain_epochs:
+        return ce_step(model, back.views[0], back.labels)
+    _, y, x = torch.rand(3, generator=at.random).tolist()
+    share = np.random.default_rng(int(torch.randint(2**63 - 1, (1,), generator=at.random))).beta(s.mix_alpha, s.mix_alpha)
+    chosen = list(range(size))
+    if model.draw < (at.epoch / s.epochs) ** s.transport_power:
+        maps_b, maps_f = (model.net.maps(batch.views[0]).detach().flatten(1) for batch in (back, front))
+        cost = torch.zeros(size, size, dtype=torch.float64)
+        for i, y_i in enumerate(front.labels.tolist()):
+            for j, y_j in enumerate(back.labels.tolist()):
+                cosine = maps_f[i] @ maps_b[j] / (maps_f[i].norm() * maps_b[j].norm())
+                cost[i, j] = s.feature_weight * (1 - cosine) + (1 - s.feature_weight) * (1 - model.confused[y_i, y_j])
+        chosen = [int(row.argmax()) for row in sinkhorn(cost, s.regularisation)]
+    pairs = [cut_mix(back.views[0][j], image, share, y, x) for j, image in zip(chosen, front.views[0], strict=True)]
+    kept, losses = pairs[0][1], []
+    found = network_features(model, torch.stack([image for image, _ in pairs]))
+    for f, j, y_i in zip(found, chosen, front.labels.tolist(), strict=True):
+        z = classified(model, f)
+        losses.append(kept * cross_entropy(z, int(back.labels[j])) + (1 - kept) * cross_entropy(z, y_i))
+    return mean(losses)
+
+
 def blended(batch: Batch, a: float, g: torch.Generator) -> tuple[Tensor, list[int], float]:
     """Mixup, image by image: the blends, the second labels, and the first ones' share."""
     share = np.random.default_rng(int(torch.randint(2**63 - 1, (1,), generator=g))).beta(a, a)
@@ -270,6 +310,7 @@ TWINS: dict[str, Step] = {
     "mislas": lambda m, b, at, n: mislas_step(m, *b, n) if at.stage else mixup_step(m, *b, at),
     "mixup": lambda m, b, at, n: mixup_step(m, *b, at),
     "ncm": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+    "otmix": lambda m, b, at, n: otmix_step(m, *b, at),
     "proco": lambda m, b, at, n: proco_step(m, *b, n, m.statistics.means.clone()),
     "remix": lambda m, b, at, n: remix_step(m, *b, at, n),
     "sage": lambda m, b, at, n: sage_step(m, *b, n),
