@@ -261,6 +261,42 @@ def dive_step(model: Method, batch: Batch, n: Tensor, at: Now) -> Tensor:
     return mean(losses)
 
 
+def oltr_step(model: Method, batch: Batch) -> Tensor:
+    """CE of the meta-embedding and the feature loss, with the authors' gradient of the memory put in by hand."""
+    f, m, b = network_features(model, batch.views[0]), model.memory, len(batch.labels)
+    labels, losses, apart = batch.labels.tolist(), [], torch.zeros((), dtype=f.dtype)
+    for own, y in zip(f, labels, strict=True):
+        asked = torch.exp(affine(own[None], model.head)[0])
+        hallucinated = sum(a * row for a, row in zip(asked / asked.sum(), m.detach(), strict=True))
+        v = own + torch.tanh(affine(own[None], model.selector)[0]) * hallucinated
+        v = v * 10 / min((own - row).norm() for row in m.detach())
+        squashed = v.norm() / (1 + v.norm()) * v / v.norm()
+        z = torch.stack([model.settings.logit_scale * squashed @ row / row.norm() for row in model.rows])
+        near = ((own - m.detach()[y]) ** 2).sum()
+        losses.append(cross_entropy(z, y) + model.settings.feature_weight * near / 2)
+        apart = apart + sum(((own - row) ** 2).sum() for k, row in enumerate(m) if k != y)
+    push = model.settings.feature_weight * 0.01 * torch.clamp(10 - apart / (b * len(m)), min=0)
+    loss = mean(losses) + push
+    for j, row in enumerate(m):
+        members = [own.detach() for own, y in zip(f, labels, strict=True) if y == j]
+        step = sum((row.detach() - own for own in members), torch.zeros_like(row)) / (1 + len(members)) / b
+        loss = loss + (step * (row - row.detach())).sum()
+    return loss
+
+
+def fur_step(model: Method, batch: Batch, at: Now) -> Tensor:
+    """CE of features that are moved, direction by direction, where the class is no head class."""
+    f, losses = network_features(model, batch.views[0]), []
+    draws = torch.randn(f.shape, generator=at.random)
+    for i, y in enumerate(batch.labels.tolist()):
+        moved = f[i]
+        if model.partner[y] >= 0:
+            for e, row in zip(draws[i].tolist(), model.shapes[model.partner[y]], strict=True):
+                moved = moved + e * row
+        losses.append(cross_entropy(classified(model, moved), y))
+    return mean(losses)
+
+
 def log_c(kappa: float, p: int) -> float:
     """log I_v(k) - v log k by scipy, v = p/2 - 1."""
     v = p / 2 - 1
@@ -303,6 +339,7 @@ TWINS: dict[str, Step] = {
     "crt": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
     "disalign": lambda m, b, at, n: disalign_step(m, *b, n) if at.stage else ce_step(m, b[0].views[0], b[0].labels),
     "dive": lambda m, b, at, n: dive_step(m, *b, n, at),
+    "fur": lambda m, b, at, n: fur_step(m, *b, at) if at.stage == 1 else ce_step(m, b[0].views[0], b[0].labels),
     "gcl": lambda m, b, at, n: gcl_step(m, *b, at, n),
     "h2t": lambda m, b, at, n: h2t_step(m, *b, at) if at.stage else mixup_step(m, *b, at),
     "lift": lambda m, b, at, n: lift_step(m, *b, n),
@@ -311,6 +348,7 @@ TWINS: dict[str, Step] = {
     "mixup": lambda m, b, at, n: mixup_step(m, *b, at),
     "ncm": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
     "otmix": lambda m, b, at, n: otmix_step(m, *b, at),
+    "oltr": lambda m, b, at, n: oltr_step(m, *b) if at.stage else ce_step(m, b[0].views[0], b[0].labels),
     "proco": lambda m, b, at, n: proco_step(m, *b, n, m.statistics.means.clone()),
     "remix": lambda m, b, at, n: remix_step(m, *b, at, n),
     "sage": lambda m, b, at, n: sage_step(m, *b, n),

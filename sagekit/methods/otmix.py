@@ -36,7 +36,7 @@ from torch import Tensor
 from ..data.batches import Batch
 from ..data.samplers import class_balanced, every_image
 from ..networks.heads import Features, accuracy
-from ..networks.resnet import ResNet32
+from ..networks.resnet import ResNet
 from . import Now, Published, Seen, Task
 from ._loss import OfLogits, WithLoss
 from ._mixing import beta, of_pair, paste
@@ -119,7 +119,7 @@ class OTMix(Networked, OfLogits):
     @torch.no_grad()
     def backgrounds(self, back: Batch, front: Batch) -> Tensor:
         """For each of the B patches ``front`` the place of its image in ``back``, int64 (B,)."""
-        net, w = cast(ResNet32, self.net), self.settings.feature_weight
+        net, w = cast(ResNet, self.net), self.settings.feature_weight
         b, f = (F.normalize(net.maps(batch.views[0]).flatten(1).to(self.confused), dim=1) for batch in (back, front))
         with torch.autocast(f.device.type, enabled=False):
             cost = w * (1 - f @ b.T) + (1 - w) * (1 - self.confused[front.labels][:, back.labels])

@@ -120,9 +120,9 @@ def axes(base: Config, values: Mapping[str, tuple[float, ...]]) -> dict[str, Row
     return {"preset": base, **{f"{key}={v:g}": base.changed(**{key: v}) for key, row in values.items() for v in row}}
 
 
-FIELD = {"bbn": "BBN", "cmo": "CMO", "crt": "cRT", "disalign": "DisAlign", "dive": "DiVE", "gcl": "GCL", "h2t": "H2T",
-         "lws": "LWS", "mislas": "MiSLAS", "mixup": "mixup", "ncm": "NCM", "proco": "ProCo", "remix": "Remix",
-         "tau_norm": "tau-norm"}
+FIELD = {"bbn": "BBN", "cmo": "CMO", "crt": "cRT", "disalign": "DisAlign", "dive": "DiVE", "fur": "FUR, our reading",
+         "gcl": "GCL", "h2t": "H2T", "lws": "LWS", "mislas": "MiSLAS", "mixup": "mixup", "ncm": "NCM", "oltr": "OLTR",
+         "otmix": "OTmix", "proco": "ProCo", "remix": "Remix", "tau_norm": "tau-norm"}
 """Methods from scratch, and their rows of ``table_1``."""
 FIELD_RATES = (0.25, 0.5, 1.0, 2.0)
 """Multiples of the preset's rate among which validation chooses for each row of ``table_1`` and ``on_clip``: of the last
