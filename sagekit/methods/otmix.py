@@ -60,7 +60,6 @@ class OTMix(Networked, OfLogits):
         base: Literal["scratch"] = Field("scratch", description="it compares a ResNet's maps")
         head: Literal["linear", "cosine"] = Field("linear", description="the classifier; margin losses need cosine")
         epochs: int = Field(240, ge=0, description="authors' code")
-        schedule: Literal["steps"] = Field("steps", description="authors' code")
         decay: float = Field(0.1, gt=0, le=1, description="the rate's factor after 100, 160 and twice after 200 of 240 epochs "
                              "(authors' code)")
         warmup_epochs: int = Field(0, ge=0, description="epochs of linear warm-up (authors' code)")
@@ -84,8 +83,9 @@ class OTMix(Networked, OfLogits):
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
-        rate = Milestones(settings.decay, at=FALLS, warmup_epochs=settings.warmup_epochs)
-        stage = settings.stage(samplers=(every_image, class_balanced), rate=rate, look_again=True)
+        stage = settings.stage(samplers=(every_image, class_balanced), look_again=True)
+        if settings.schedule == "steps":
+            stage = replace(stage, rate=Milestones(settings.decay, at=FALLS, warmup_epochs=settings.warmup_epochs))
         return [replace(stage, looks=tuple(sorted({*stage.looks, settings.confusion})))]  # CDB looks too
 
     def look(self, seen: Mapping[str, Seen], now: Now) -> None:
