@@ -11,13 +11,15 @@ the abstract, our reading.
 
 It believes that a few images show where a class lies but not how far it reaches, and that classes of like shape reach alike.
 
-Where paper and code differ, and what we do: no training code is public, and of the paper we know its abstract, that stages 1
-and 2 are decoupled training and stage 3 fits the network to the new boundaries, and (from the paper that we study) their
-epochs. All else is our reading. sqrt(lambda) and not lambda: then f' - f has the head class's covariance, in the features' own
-unit. A head class has more than 100 training images, all others are tail; where that parts nothing, the larger half are head.
-n images have n - 1 directions at most: likeness sums over those that both have, and a class of one image takes the largest head
-class. The shapes are of the training images in the test's view, after stage 1, and stay. Stage 2 goes on from stage 1's W with
-BatchNorm in test mode, so that its features are those of the shapes. Samplers, rates and one f' an image are ours too.
+Where paper and code differ, and what we do: no training code is public. Of the paper we know the abstract, what a shape and a
+likeness are, that stages 1 and 2 are decoupled training and stage 3 fits the network to the new boundaries, and (from the
+paper that we study) their epochs; f', and that W and b rest in stage 3, from memory alone. All else is our reading:
+sqrt(lambda) and not lambda, since f' - f then has the head class's covariance, in the features' own unit. A head class has more
+than 100 training images, all others are tail; where that parts nothing, the larger half are head. n images have n - 1
+directions at most: likeness sums over those that both have, and a class of one image takes the largest head class. The shapes
+are of the training images in the test's view, after stage 1, and stay. Stage 2 goes on from stage 1's W, with BatchNorm in test
+mode so that its features are those of the shapes. Class-aware batches: stage 3 on images as they come undid the balance on the
+mini world (64 for 74 % of its validation images, one seed). Rates and one f' an image are ours too.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class FUR(Decoupled):
         extractor_lr: float = Field(0.01, gt=0, description="of stage 3, a cosine (our reading)")
         head_images: int = Field(100, ge=1, description="a class with more training images is a head class (our reading)")
 
-    paper = ("Ma et al., Geometric Prior Guided Feature Representation Learning for Long-Tailed Classification, IJCV 2024")
+    paper = "Ma et al., Geometric Prior Guided Feature Representation Learning for Long-Tailed Classification, IJCV 2024"
     shapes: Tensor | None
     """Of the head classes in ``heads``' order, each as ``shape`` gives it, then rows of 0: (H, d, d). Stage 2 alone has it."""
     partner: Tensor | None
