@@ -79,4 +79,4 @@ def load_model(run: Run, class_names: list[str], backbone: Backbone | None = Non
     for stage in range(len(config.stages)):
         model.start_stage(stage)  # the shape that the last stage left
     model.load_trained(run.weights(file), str(run.path / file))
-    return model
+    return model.to(device)  # a stage may have put a new part on the CPU
