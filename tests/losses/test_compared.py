@@ -241,7 +241,7 @@ def test_named_deferred_parts_start_at_their_share_of_the_epochs():
 
 def test_gcl_by_the_same_noise():
     """k |e| d_j off every cosine, whoever's class it is; none off the largest class; the test's cosines have none."""
-    e = (torch.randn(8, 5, generator=generator()) / 3).clamp(-1, 1).abs().double()
+    e = (torch.randn(8, 5, generator=generator()).double() / 3).clamp(-1, 1).abs()
     rarity = [math.log(500 / n) / math.log(500 / 5) for n in N.tolist()]
 
     def literal(c):
