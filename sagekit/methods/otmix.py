@@ -13,7 +13,7 @@ images then lie where the border has to be learned.
 
 Where paper and code differ, and what we do: the authors measure C on the TEST images, after every epoch, and train with it. We
 do not: ours is of validation images (``confusion=val``; val_share keeps some where a set has none) or of the training images,
-which late in training are hardly confused any more, so that M is of features alone. A class without images there has C = 0,
+where a network that has learned them by heart leaves C = 0, and M is of features alone. A class without images there has C = 0,
 nan in theirs. As theirs: an epoch of transport trains on as many mixed images as there are patches, and a background may serve
 several (argmax_j); the maps come from two more forwards in training mode, backgrounds first, so BatchNorm's statistics move
 three times in such a step; the rate falls to 0.1, 0.01 and, the last time, 0.0001, without a warm-up. Their maps are taken
