@@ -226,7 +226,7 @@ def gcl_step(model: Method, batch: Batch, at: Now, n: Tensor) -> Tensor:
                 noise = abs(min(1.0, max(-1.0, float(draws[i, j]) / 3)))
                 z.append(cosine - s.noise * noise * rarity[j] - (s.margin if at.stage == 1 and j == y else 0))
             loss = cross_entropy((s.second_scale if at.stage == 1 else s.logit_scale) * torch.stack(z), y)
-            losses.append((1 - math.exp(-float(loss))) * loss if at.stage == 1 else loss)
+            losses.append((1 - math.exp(-loss.item())) * loss if at.stage == 1 else loss)
         total = total + part * mean(losses)
     return total
 
