@@ -35,11 +35,12 @@ of each. The columns hold other data, networks and training lengths: compare wit
 ABSENT = {
     "BALMS": "Balanced Softmax with a sampler that is learned through an unrolled training step, on ImageNet-LT against "
              "validation images; Balanced Softmax itself is `scratch` with `loss=la`.",
-    "CR": "Curvature regularisation has no public training code, and no reading that we tried measures curvature: on the mini "
-          "world (one seed, recorded features of a CE run) |det| of the local quadratic fit is distributed as in a Gaussian cloud "
-          "of the same mean and covariance, its sign is a coin (46 to 48 % positive), and over classes its logarithm follows the "
-          "distance to the nearest neighbours (r = -0.84 to -0.95) and so the count. Trained, it cost accuracy or did nothing, or "
-          "gave nan where a class had one image in the batch. A file of that name would be a penalty on distances.",
+    "CR": "Curvature regularisation has no public training code, and no reading that we tried measures curvature: on the "
+          "mini world (one seed, recorded features of a CE run) |det| of the local quadratic fit is distributed as in a "
+          "Gaussian cloud of the same mean and covariance, its sign is a coin (46 to 48 % positive), and over classes its "
+          "logarithm follows the distance to the nearest neighbours (r = -0.84 to -0.95) and so the count. Trained, it cost "
+          "accuracy or did nothing, or gave nan where a class had one image in the batch. A file of that name would be a "
+          "penalty on distances.",
     "DBM-GML": "The folder of that name in the authors' repository holds GML without DBM's margin: what was run is not known.",
     "RIDE, SADE, NCL, PaCo, GPaCo, BCL, GML, KCL, TSC, DBM-NCL": "Experts, contrast and teachers with queues: not built yet.",
     "SAM with DDC": "DDC's best printed numbers train with sharpness-aware minimisation for 400 epochs; ours has its losses.",
