@@ -47,7 +47,8 @@ ABSENT = {
     "TACKLE, ECVL, VL-LTR, LTGC": "External data or nothing public.",
 }
 """What the paper compares, or the literature does, and is not here."""
-LOSSES = """Of `scratch`, `cmo`, `mixup` and, on a CLIP, `lift`: `--set loss=NAME`. Formulas, sources and differences stand in
+TAKERS = ", ".join(f"`{name}`" for name in names() if "loss" in load(name).Settings.model_fields)
+LOSSES = f"""`--set loss=NAME`, of {TAKERS}. Formulas, sources and differences stand in
 [sagekit/losses/compared.py](../sagekit/losses/compared.py).
 """
 

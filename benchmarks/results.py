@@ -81,7 +81,7 @@ ABOUT = {
         "Every loss and method that needs no CLIP: 24 px, 15 epochs, stage 2 of 5 (LWS 5, OLTR and FUR as their files say), "
         "batch 64 but where a method's file says otherwise. The rate of each row (of stage 2, where the classifier is trained "
         "by itself) is one of four multiples of 0.05 or of the method's own, chosen on validation images, two seeds each; "
-        "nothing else was searched. Differences are to CE. Printed results of 200 epochs order these methods otherwise.",
+        "nothing else was searched. Differences are to CE. It does not say how the methods stand after 200 epochs.",
     "on-clip":
         "Stage 1 is LIFT's training with plain cross entropy and a linear classifier that starts from the texts; the rates of "
         "what follows are chosen as in Table 1. Differences are to LIFT, whose loss is logit adjustment. The paper has no such "

@@ -11,8 +11,8 @@ have to move to the balanced images.
 
 Where paper and code differ, and what we do: the paper spreads e over the other classes, the code over all with y, which its
 author confirms; we follow. BatchNorm stays in training mode in stage 2 (the paper's "shift learning"); so here. e_1, e_K and
-the share of lr are the authors' for each data set. Their "best" accuracy may be stage 1's; ours is the last epoch's. Places-LT
-trains a new last block there, ours the whole network.
+the share of lr are the authors' for each data set. Their "best" accuracy may be stage 1's; ours is the last epoch's. On
+Places-LT they train a new last block, we the old one.
 """
 
 from __future__ import annotations

@@ -70,5 +70,8 @@ class TauNorm(Decoupled):
         z = feature @ (rows / rows.norm(dim=1, keepdim=True) ** tau).T
         return z if self.texts is None else self.settings.logit_scale * z
 
+    def scalars(self) -> dict[str, float]:
+        return {} if self.chosen.isnan() else {"norm_tau": self.chosen.item()}
+
     def classify(self, features: Features) -> Logits:
         return Logits.plain(self.scores(features.own, self.chosen) if self.normalised else self.head(features.own))

@@ -35,7 +35,8 @@ def place(config: Config, stage: Stage, number: int, model: Method, data: DataSe
         return None
     settings = {key: value for part in (config.data, config.network, config.views)
                 for key, value in part.model_dump(mode="json").items() if key not in WHERE}
-    said = [stage.shared, _described(stage), settings, config.seed, {n: list(t.shape) for n, t in _own(model, stage).items()},
+    own = {n: [list(t.shape), n.startswith(stage.trains)] for n, t in _own(model, stage).items()}  # what, and whether trained
+    said = [stage.shared, _described(stage), settings, config.seed, own,
             precision(config.machine, accelerator.device), config.machine.accumulate, accelerator.device.type, VERSION,
             torch.__version__]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())

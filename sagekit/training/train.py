@@ -229,6 +229,9 @@ def _look(loop: _Loop, stage: Stage, number: int, epoch: int, before: int) -> No
              for which in stage.looks if (split := sets[which]) is not None}
     if shown:
         loop.model.look(shown, _now(loop, stage, number, epoch, before))
+        found = ", ".join(f"{name} {value:g}" for name, value in loop.model.scalars().items())
+        if found and not stage.look_again and loop.accelerator.is_main_process:
+            loop.run.log(f"stage {number + 1}: after a look at {' and '.join(shown)} images, {found}")
 
 
 def _now(loop: _Loop, stage: Stage, number: int, epoch: int, before: int) -> Now:

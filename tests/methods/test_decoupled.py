@@ -108,6 +108,7 @@ def test_tau_is_the_best_on_validation_images_and_is_kept(ended):
             z = torch.stack([f @ row / row.norm() ** tau for row in rows], 1)
             best.append(right_by_class(z, data.val.labels).nanmean().item())
     assert chosen == pytest.approx(best.index(max(best)) / 10)
+    assert f"after a look at val images, norm_tau {chosen:g}" in (run.path / "log.txt").read_text(encoding="utf-8")
 
 
 def _seen(model, images, run):

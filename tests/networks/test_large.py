@@ -78,6 +78,8 @@ def test_a_cached_stage_of_the_last_block_has_the_statistics_of_all(file, tmp_pa
     runs = [sk.train(scratch("crt", **how, share_stages=share), tmp_path / str(k), show=False)
             for k, share in enumerate((True, True, False))]
     assert "taken from the cache" in (runs[1].path / "log.txt").read_text(encoding="utf-8")
+    other = sk.train(scratch("crt", **{**how, "blocks": "all"}), tmp_path / "all", show=False)
+    assert "taken from the cache" not in (other.path / "log.txt").read_text(encoding="utf-8")  # all blocks: another stage
     weights = [run.weights() for run in runs]
     assert all(torch.equal(weights[1][name], value) and torch.equal(weights[2][name], value)
                for name, value in weights[0].items())
