@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -33,6 +34,13 @@ def _forget_other_device(cpu: bool) -> None:
         state = AcceleratorState()
         if state.num_processes == 1 and (state.device.type == "cpu") != cpu:
             AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def memory(device: torch.device) -> int:
+    """Bytes that are free on ``device``, or in this machine where the device does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def bf16_is_fast(device: torch.device) -> bool:

@@ -71,7 +71,7 @@ def train_batches(split: Split, feed: Feed, settings: ViewSettings, size: int, s
     """Yield this process's parts of the epoch's steps, ``accumulate`` a step: a batch from each sampler, ``size`` pixels wide.
 
     A step's batch is dealt evenly to ``accumulate`` parts and then to ``processes``. ``workers`` processes decode files.
-    ``done`` is the share of the stage's epochs that are done, for samplers that move with it.
+    ``done`` is the share of the stage's epochs that are done, for samplers and views that move with it.
     Raises ``UserError`` when a file is no whole image.
     """
     orders = [sampler(split.labels, _generator(seed, epoch, 0, 1, k) if k else _generator(seed, epoch), done)
@@ -81,11 +81,11 @@ def train_batches(split: Split, feed: Feed, settings: ViewSettings, size: int, s
     dealt = [[_dealt(len(step[0]), part, rank, processes, accumulate) for part in range(accumulate)] for step in steps]
     if split.images is None:
         chosen = [tuple(places[part] for places in step) for step, parts in zip(steps, dealt, strict=True) for part in parts]
-        yield from _photo_batches(_TrainPhotos(split, feed.views, settings, size, seed, epoch), chosen, device, workers)
+        yield from _photo_batches(_TrainPhotos(split, feed.views, settings, size, seed, epoch, done), chosen, device, workers)
         return
     images = split.images.to(device)
     for number, (step, parts) in enumerate(zip(steps, dealt, strict=True)):
-        drawn = [_drawn(len(places), images, feed, settings, _generator(seed, epoch, number, k))
+        drawn = [_drawn(len(places), images, feed, settings, _generator(seed, epoch, number, k), done)
                  for k, places in enumerate(step)]
         for part in parts:
             yield tuple(_batch(split, images, places[part], size, feed, [draws.take(part) for draws in of_sampler])
@@ -131,9 +131,9 @@ def _dealt(images: int, part: int, rank: int, processes: int, accumulate: int) -
     return slice(start, start + share)
 
 
-def _drawn(n: int, images: Tensor, feed: Feed, settings: ViewSettings, g: torch.Generator) -> list[views.Draws]:
+def _drawn(n: int, images: Tensor, feed: Feed, settings: ViewSettings, g: torch.Generator, done: float) -> list[views.Draws]:
     """Every view's choices for a whole batch, so that they do not depend on how it is dealt."""
-    return [views.draw_train_views(n, images.shape[-2], images.shape[-1], view, settings, g) for view in feed.views]
+    return [views.draw_train_views(n, images.shape[-2], images.shape[-1], view, settings, g, done) for view in feed.views]
 
 
 def _batch(split: Split, images: Tensor, places: Tensor, size: int, feed: Feed, drawn: list[views.Draws]) -> Batch:
@@ -175,12 +175,13 @@ class _TrainPhotos(Dataset[tuple[tuple[Tensor, ...], Tensor, int]]):
     size: int
     seed: int
     epoch: int
+    done: float
 
     def __getitem__(self, tagged: tuple[int, int]) -> tuple[tuple[Tensor, ...], Tensor, int]:
         assert self.split.paths is not None
         k, place = tagged
         shown = photos.train_views(self.split.paths[place], self.size, self.recipes, self.settings,
-                                   _generator(self.seed, self.epoch, place, k))
+                                   _generator(self.seed, self.epoch, place, k), self.done)
         return shown, self.split.labels[place], place
 
 

@@ -55,31 +55,37 @@ _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: 
 """What makes a picture upright, by its orientation; from 5 on width and height change places."""
 
 
-def train_views(path: Path, size: int, recipes: tuple[View, ...], settings: ViewSettings,
-                g: torch.Generator) -> tuple[Tensor, ...]:
-    """The file as each recipe shows it, uint8 (3, size, size) each, drawn from ``g`` alone and in that order.
+def train_views(path: Path, size: int, recipes: tuple[View, ...], settings: ViewSettings, g: torch.Generator,
+                done: float = 0.0) -> tuple[Tensor, ...]:
+    """The file as each recipe shows it when the share ``done`` of the stage's epochs is over, uint8 (3, size, size) each, drawn
+    from ``g`` alone and in that order.
 
     Raises ``UserError`` when the file is no whole image.
     """
-    return tuple(_train_view(path, size, view, settings, g) for view in recipes)
+    return tuple(_train_view(path, size, view, settings, g, done) for view in recipes)
 
 
-def _train_view(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator) -> Tensor:
-    shown, seeds = (_shifted if view.draw == "shift" else _cropped)(path, size, view, settings, g)
+def _train_view(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator, done: float) -> Tensor:
+    if view.draw == "shift":
+        shown, seeds = _shifted(path, size, view, settings, g)
+    else:
+        shown, seeds = _cropped(path, size, view, settings, g, done)
     return shown if seeds is None else views.alter(shown, view, int(seeds))
 
 
-def _cropped(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def _cropped(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator,
+             done: float) -> tuple[Tensor, Tensor | None]:
     from torchvision.transforms import v2  # slow to import
 
     with _opened(path, str(path)) as image:
         height, width = upright_size(image)
-        (box,), flips, seeds = views.draw_train_views(1, height, width, view, settings, g)
+        (box,), flips, seeds = views.draw_train_views(1, height, width, view, settings, g, done)
         pixels = _pixels(image, reduction(box[2:].min().item(), size))
     shrunk = torch.tensor(pixels.shape[1:]) / torch.tensor([height, width])
     top, left = (box[:2] * shrunk).round().int().tolist()
     bottom, right = ((box[:2] + box[2:]) * shrunk).round().int().tolist()
-    shown = v2.functional.resized_crop(pixels, top, left, bottom - top, right - left, [size, size], antialias=True)
+    shown = v2.functional.resized_crop(pixels, top, left, bottom - top, right - left, [size, size],
+                                       v2.InterpolationMode(view.interpolation), antialias=True)
     return shown.flip(-1) if flips[0] else shown, seeds
 
 

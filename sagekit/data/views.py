@@ -10,10 +10,14 @@ cut out).
     sim         RandomResizedCrop of 8..100 %, colour jitter with p 0.8, grey with p 0.2
     sim_blur    the same of 20..100 %, and a blur of sigma 0.1..2 pixels with p 0.5
     jitter      RandomResizedCrop of 8..100 %, colour jitter without hue (Kang et al. on ImageNet-LT)
+    half        RandomResizedCrop of 50..100 %, bicubic (Tip-Adapter)
+    half_jitter the same with jitter's colours (BALLAD)
+    bicubic     crop, bicubic (CoOp)
+    minimal     a square without a flip, bicubic, of [a, 100 %] of the largest one, where a widens with the epochs (LIFT+)
     rand        jitter, then RandAugment: two operations of strength 10 of 30
 
 Test: resize, centre crop. Resizing is bilinear or bicubic, as the model was trained (``Backbone.interpolation``); training
-crops are bilinear, as LIFT's are. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre,
+crops are bilinear, as LIFT's are, where a recipe does not say bicubic. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre,
 and average the five crops' logits (finding 10).
 Sets that fit in memory are cropped and flipped in one batched call where they live; ``photos`` does it file by file.
 """
@@ -40,13 +44,16 @@ Alteration = Literal["autoaugment", "cutout", "colour", "grey", "blur", "jitter"
 class View:
     """A recipe: how the image is cut, and what is then done to its pixels, in that order.
 
-    ``scale``: share of the area that a crop keeps; none: ``ViewSettings.crop_scale``.
+    ``scale``: share of the area that a crop keeps; none: ``ViewSettings.crop_scale``. ``epochs``: those over which a ``square``
+    narrows its choice to the whole image.
     """
 
     name: str
-    draw: Literal["crop", "shift"]
+    draw: Literal["crop", "shift", "square"]
     scale: tuple[float, float] | None = None
     alter: tuple[Alteration, ...] = ()
+    interpolation: Interpolation = "bilinear"
+    epochs: int = 1
 
 
 crop = View("crop", "crop")
@@ -56,7 +63,11 @@ sim = View("sim", "crop", (0.08, 1.0), ("colour", "grey"))
 sim_blur = View("sim_blur", "crop", (0.2, 1.0), ("colour", "grey", "blur"))
 jitter = View("jitter", "crop", (0.08, 1.0), ("jitter",))
 rand = View("rand", "crop", (0.08, 1.0), ("jitter", "randaugment"))
-RECIPES = {view.name: view for view in (crop, shift, strong, sim, sim_blur, jitter, rand)}
+half = View("half", "crop", (0.5, 1.0), interpolation="bicubic")
+half_jitter = View("half_jitter", "crop", (0.5, 1.0), ("jitter",), "bicubic")
+bicubic = View("bicubic", "crop", interpolation="bicubic")
+minimal = View("minimal", "square", (0.08, 1.0), interpolation="bicubic")
+RECIPES = {view.name: view for view in (crop, shift, strong, sim, sim_blur, jitter, rand, half, half_jitter, bicubic, minimal)}
 
 
 class Draws(NamedTuple):
@@ -93,11 +104,30 @@ def draw_boxes(n: int, height: int, width: int, scale: tuple[float, float], g: t
     return torch.stack([top, left, h, w], 1)
 
 
-def crop_and_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
+def draw_squares(n: int, height: int, width: int, view: View, done: float, g: torch.Generator) -> Tensor:
+    """Square boxes float (n, 4) as of ``draw_boxes``, for LIFT+'s crops when the share ``done`` of ``view.epochs`` E is over.
+
+    With t = epoch / (E - 1), s = 1 - sqrt(1 - t^2) and (a, b) = ``view.scale``, the area's share is uniform in
+    [a + (b - a) s, b], and both ends are no more than the largest square's: from strong crops to the whole square.
+    """
+    assert view.scale is not None
+    t = min(1.0, done * view.epochs / (view.epochs - 1)) if view.epochs > 1 else 1.0
+    least, most = view.scale
+    side = min(height, width)
+    low, high = (min(share, side**2 / (height * width)) for share in (least + (most - least) * (1 - math.sqrt(1 - t * t)), most))
+    area = height * width * (low + (high - low) * torch.rand(n, generator=g))
+    edge = area.sqrt().round().clamp(1, side)
+    where = torch.rand(n, 2, generator=g)
+    return torch.stack([(where[:, 0] * (height - edge + 1)).floor(), (where[:, 1] * (width - edge + 1)).floor(), edge, edge], 1)
+
+
+def crop_and_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor,
+                    interpolation: Interpolation = "bilinear") -> Tensor:
     """Cut ``boxes`` (B, 4) out of ``images`` (B, 3, H, W), resize to ``size`` and mirror the rows of bool ``flip`` (B,).
 
     Bilinear with the crop's edge repeated and zero outside the image; no antialiasing, so it is for enlarging (or halving,
-    which averages 2 x 2 pixels). Returns float (B, 3, size, size) in the range of ``images``.
+    which averages 2 x 2 pixels). Bicubic looks up to two pixels beyond the crop's edge, and repeats the image's. Returns float
+    (B, 3, size, size) in the range of ``images``.
     """
     height, width = images.shape[-2:]
     top, left, h, w = (part.view(-1, 1) for part in boxes.to(images.device).T)
@@ -109,6 +139,9 @@ def crop_and_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> T
         (2 * x / width - 1).unsqueeze(1).expand(-1, size, -1),
         (2 * y / height - 1).unsqueeze(2).expand(-1, -1, size),
     ], -1)
+    if interpolation == "bicubic":
+        found = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="border", align_corners=False)
+        return found.clamp(0, 255 if images.dtype == torch.uint8 else 1)
     return F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
 
 
@@ -121,19 +154,23 @@ def draw_shifts(n: int, height: int, width: int, g: torch.Generator) -> Tensor:
     return torch.stack([top, left, torch.full((n,), float(height)), torch.full((n,), float(width))], 1)
 
 
-def draw_train_views(n: int, height: int, width: int, view: View, settings: ViewSettings, g: torch.Generator) -> Draws:
-    """The random choices for ``view`` of n images of one size in pixels. ``g`` decides everything."""
+def draw_train_views(n: int, height: int, width: int, view: View, settings: ViewSettings, g: torch.Generator,
+                     done: float = 0.0) -> Draws:
+    """The random choices for ``view`` of n images of one size in pixels, when the share ``done`` of the stage's epochs is over.
+    ``g`` decides everything."""
     if view.draw == "shift":
         boxes = draw_shifts(n, height, width, g)
+    elif view.draw == "square":
+        boxes = draw_squares(n, height, width, view, done, g)
     else:
         boxes = draw_boxes(n, height, width, view.scale or settings.crop_scale, g)
-    flips = (torch.rand(n, generator=g) < 0.5) & torch.tensor(settings.flip)
+    flips = (torch.rand(n, generator=g) < 0.5) & torch.tensor(settings.flip and view.draw != "square")
     return Draws(boxes, flips, torch.randint(2**63 - 1, (n,), generator=g) if view.alter else None)
 
 
 def train_view(images: Tensor, size: int, view: View, draws: Draws) -> Tensor:
     """``images`` uint8 (B, 3, H, W) shown by ``view`` as drawn: float (B, 3, size, size) in 0..1, where the images are."""
-    pixels = crop_and_resize(images, draws.boxes, size, draws.flips)
+    pixels = crop_and_resize(images, draws.boxes, size, draws.flips, view.interpolation)
     if draws.seeds is None:
         return pixels / 255
     whole = pixels.round().byte()

@@ -108,6 +108,11 @@ class Method(Trained):
         """The frozen CLIP whose features of test images ``features`` can be handed; None where it uses none."""
         return None
 
+    def beforehand(self, memory: int) -> list[str]:
+        """Before training: what it takes for granted or will cost, a line each. ``memory``: bytes that the device has left.
+        Raises ``UserError`` where that cannot be enough."""
+        return []
+
     def taught_by(self, teacher: Method) -> None:
         """Before training, where the setting ``teacher`` names a run: its trained model, frozen."""
 

@@ -3,6 +3,7 @@
     cosine        lr_0 / 2 (1 + cos(pi t / epochs)),  t = epochs done; ``cosine_by_step``: their fraction too
     Milestones    lr_0 (t + 1) / warmup_epochs, then lr_0, then times ``decay`` after each share ``at`` of the epochs
     WarmCosine    lr_0 (t + 1) / warmup_epochs, then half a cosine
+    LowStart      a low rate in epoch 0, then half a cosine
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from ..networks.backbone import Backbone
 from ..networks.frozen import text_rows
 from ..settings import Part
 
-ViewName = Literal["crop", "shift", "strong", "sim", "sim_blur", "jitter", "rand"]
+ViewName = Literal["crop", "shift", "strong", "sim", "sim_blur", "jitter", "rand", "half", "half_jitter", "bicubic", "minimal"]
 SamplerName = Literal["every_image", "class_aware", "class_balanced", "square_root", "effective_number", "cben",
                       "progressive", "reverse"]
+Keep = Literal["last", "best"]
 Rate = Callable[[int, float, int], float]
 """(epoch from 0, share 0..1 of its steps that is done, epochs) -> the multiple of lr."""
 
@@ -70,9 +72,20 @@ class WarmCosine:
 
 
 @dataclass(frozen=True)
+class LowStart:
+    """The multiple ``low`` in the whole first epoch, then half a cosine over all epochs, a step an epoch (CoOp)."""
+
+    low: float
+
+    def __call__(self, epoch: int, share: float, epochs: int) -> float:
+        """The multiple in ``epoch`` of ``epochs``."""
+        return cosine(epoch, share, epochs) if epoch else self.low
+
+
+@dataclass(frozen=True)
 class Sgd:
     """SGD over named parameters. ``multiple`` gives a parameter's own multiple m of the rate: lr m, and with ``decay_alike``
-    weight decay / m, so that a step's decay stays the same."""
+    weight decay / m, so that a step's decay stays the same. Without ``decay_vectors`` biases, norms and scalars have none."""
 
     lr: float
     momentum: float = 0.9
@@ -80,15 +93,32 @@ class Sgd:
     nesterov: bool = False
     multiple: Callable[[str, nn.Parameter], float] | None = None
     decay_alike: bool = True
+    decay_vectors: bool = True
 
     def __call__(self, named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer; every group has its multiple as ``rate``."""
-        groups: dict[float, list[nn.Parameter]] = {}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, p in named.items():
-            groups.setdefault(1.0 if self.multiple is None else self.multiple(name, p), []).append(p)
-        own = [{"params": params, "rate": m, "weight_decay": self.weight_decay / (m if self.decay_alike else 1)}
-               for m, params in groups.items()]
+            decays = self.decay_vectors or p.ndim > 1
+            groups.setdefault((1.0 if self.multiple is None else self.multiple(name, p), decays), []).append(p)
+        own = [{"params": params, "rate": m, "weight_decay": decays * self.weight_decay / (m if self.decay_alike else 1)}
+               for (m, decays), params in groups.items()]
         return torch.optim.SGD(own, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW over named parameters."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __call__(self, named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer; its group's ``rate`` is 1."""
+        return torch.optim.AdamW([{"params": list(named.values()), "rate": 1.0}], lr=self.lr, betas=self.betas, eps=self.eps,
+                                 weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -97,17 +127,19 @@ class Stage(Feed):
 
     ``trains``: what the trained parameters' names start with ("": all). ``norms``: whether BatchNorm of a part that is not
     trained sees batch statistics (train; most authors) or its own (eval). ``shared`` names what the stage computes: methods
-    whose stages agree in it, in their settings, in data and seed train it once; "": it is not shared. ``looks`` names whole
+    whose stages agree in it, in their settings, in data and seed train it once; "": it is not shared. ``keep`` says whether it
+    ends with its last epoch or goes back to its best one on validation images. ``looks`` names whole
     sets of images whose features the method is shown (``Method.look``) before the stage, or with ``look_again`` before each
     of its epochs.
     """
 
     epochs: int = 1
     trains: str | tuple[str, ...] = ""
-    optimizer: Sgd = field(default_factory=lambda: Sgd(0.01))
+    optimizer: Sgd | AdamW = field(default_factory=lambda: Sgd(0.01))
     rate: Rate = cosine
     norms: Literal["train", "eval"] = "train"
     clip_norm: float | None = None
+    keep: Keep = "last"
     shared: str = ""
     looks: tuple[Literal["train", "val"], ...] = ()
     look_again: bool = False
@@ -122,11 +154,12 @@ class Texts(Part):
         "normalised", description="whether a prompt's feature is normalised before averaging (LIFT)")
     logit_scale: float = Field(25.0, gt=0, description="k of the cosine classifier (LIFT)")
 
-    def rows(self, backbone: Backbone, class_names: Sequence[str], sentences: Sequence[Sequence[str]] | None = None) -> Tensor:
-        """W^zs (C, d) by these settings, or from each class's own ``sentences``."""
+    def rows(self, backbone: Backbone, class_names: Sequence[str], sentences: Sequence[Sequence[str]] | None = None,
+             shared: bool = False) -> Tensor:
+        """W^zs (C, d) by these settings, or from each class's own ``sentences``; in the ``shared`` space (C, e)."""
         templates = TEMPLATES if self.templates == len(TEMPLATES) else (self.single_template,)
         texts = [fill(templates, name) for name in class_names] if sentences is None else sentences
-        return text_rows(backbone, texts, self.text_average == "normalised")
+        return text_rows(backbone, texts, self.text_average == "normalised", shared)
 
 
 class FineTuning(Part):
@@ -139,6 +172,8 @@ class FineTuning(Part):
     schedule: Literal["epoch", "step"] = Field("epoch", description="cosine stepped per epoch (LIFT) or per step")
     momentum: float = Field(0.9, ge=0, lt=1, description="section 4.2")
     weight_decay: float = Field(5e-4, ge=0, description="LIFT")
+    keep: Keep = Field("last", description="last: a stage ends with its last epoch (LIFT); best: with the epoch that is best on "
+                                           "validation images")
     clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
 
     def stage(self, **more: Any) -> Stage:
@@ -147,7 +182,7 @@ class FineTuning(Part):
         multiple = more.pop("multiple", None)
         return Stage(**{"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": self.drop_last, "rate": rate,
                         "optimizer": Sgd(self.lr, self.momentum, self.weight_decay, multiple=multiple),
-                        "clip_norm": self.clip_norm, **more})
+                        "clip_norm": self.clip_norm, "keep": self.keep, **more})
 
 
 NETWORK = ("net.", "head.")

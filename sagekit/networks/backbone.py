@@ -9,7 +9,8 @@ The quick GELU x sigmoid(1.702 x) of OpenAI's weights is SiLU(1.702 x) / 1.702: 
 and two, with 1.702 taken into the weights, which are smaller than the tokens.
 
 The feature is f = LN_post(CLS token) in R^d, before the projection P (d x e) into the shared space. Text features are
-mapped back, w = normalise(t P^T), so that classifier, guidance and features share R^d (finding 8).
+mapped back, w = normalise(t P^T), so that classifier, guidance and features share R^d (finding 8). Methods that compare in the
+shared space take f P and t as they are.
 """
 
 from __future__ import annotations
@@ -125,22 +126,27 @@ class Backbone(nn.Module):
             tokens = tokens + self.mlp(index, tokens)
         return self.pool(tokens)
 
+    def shared(self, features: Tensor) -> Tensor:
+        """f P: features (B, d) in the space (B, e) that CLIP shares with texts."""
+        return features @ self.visual.proj
+
     def text_features(self, class_names: Sequence[str], templates: Sequence[str], normalise_each: bool = True) -> Tensor:
         """``text_rows`` of each class's name in every one of ``templates``."""
         return self.text_rows([fill(templates, name) for name in class_names], normalise_each)
 
     @torch.no_grad()
-    def text_rows(self, sentences: Sequence[Sequence[str]], normalise_each: bool = True) -> Tensor:
+    def text_rows(self, sentences: Sequence[Sequence[str]], normalise_each: bool = True, shared: bool = False) -> Tensor:
         """W^zs (C, d): each class's ``sentences`` encoded, normalised, averaged, mapped back by P^T and normalised.
 
-        ``normalise_each=False`` averages the features of the sentences as they are.
+        ``normalise_each=False`` averages the features of the sentences as they are. ``shared`` leaves them in the shared space:
+        (C, e).
         """
         rows = []
         for own in bar(sentences, what="class texts"):
             tokens = self.tokenizer(list(own)).to(self.mean.device)
             text = _encode_text(self.clip, tokens)
             text = (F.normalize(text, dim=-1) if normalise_each else text).mean(0)
-            rows.append(F.normalize(text @ self.visual.proj.T, dim=-1))
+            rows.append(F.normalize(text if shared else text @ self.visual.proj.T, dim=-1))
         return torch.stack(rows)
 
 

@@ -32,17 +32,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAGEKIT_CACHE", Path.home() / ".cache" / "sagekit")).expanduser()
 
 
-def text_rows(backbone: Backbone, sentences: Sequence[Sequence[str]], normalise_each: bool) -> Tensor:
-    """``backbone.text_rows``, W^zs (C, d), from the cache where it is there."""
+def text_rows(backbone: Backbone, sentences: Sequence[Sequence[str]], normalise_each: bool, shared: bool = False) -> Tensor:
+    """``backbone.text_rows``, W^zs (C, d) or (C, e), from the cache where it is there."""
     text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
     digest = _digest(backbone, {**text_tower, "proj": backbone.visual.proj})
     device = backbone.mean.device
-    said = [[list(own) for own in sentences], normalise_each, device.type, torch.get_float32_matmul_precision()]
+    said = [[list(own) for own in sentences], normalise_each, device.type, torch.get_float32_matmul_precision(), shared]
     digest.update(json.dumps(said).encode())
     path = cache_folder() / f"text-{digest.hexdigest()[:32]}.safetensors"
     found = read(path, len(sentences))
     if found is None:
-        found = backbone.text_rows(sentences, normalise_each)
+        found = backbone.text_rows(sentences, normalise_each, shared)
         _keep(path, found)
     return found.to(device)
 

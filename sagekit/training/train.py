@@ -30,7 +30,7 @@ from ..data.batches import Batch, step_generator, steps_per_epoch, train_batches
 from ..data.datasets import load_data
 from ..data.names import CLASS_NAMES_FILE
 from ..data.splits import DataSet
-from ..devices import accelerator_for, compiler_explained, precision, training_precision
+from ..devices import accelerator_for, compiler_explained, memory, precision, training_precision
 from ..errors import UserError
 from ..files import write_atomic
 from ..methods import Method, Now, Seen, Stage
@@ -52,6 +52,8 @@ class State:
 
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    """Of a stage that keeps its best epoch: its ``accuracy`` on validation images, its number, and what was ``trained``."""
 
 
 @dataclass
@@ -95,10 +97,14 @@ def train(config: Config, out: Path | str, resume: bool = False, data: DataSet |
                         "images.")
     if backbone is None and config.needs == "clip":
         backbone = load_backbone(config.network)
-    assumed = [] if backbone is None else backbone.notes
+    assumed = [] if backbone is None else list(backbone.notes)
     if show and assumed:
         print("\n".join(assumed), file=sys.stderr)
     model = build_model(config, data.class_names, backbone, accelerator.device, data.class_counts.tolist(), data.sentences)
+    if said := model.beforehand(memory(accelerator.device)):
+        assumed += said
+        if show:
+            print("\n".join(said), file=sys.stderr)
     if teacher_of(config) is not None:
         model.taught_by(load_teacher(config, data, accelerator.device))
     for number, stage in enumerate(config.stages[:1]):  # before anything is written
@@ -155,7 +161,7 @@ def _check(config: Config, data: DataSet, processes: int) -> None:
         if stage.epochs and stage.batch_size > len(data.train):
             raise UserError(f"batch_size is {stage.batch_size} and the training set has {len(data.train)} images; lower it "
                             "with --set batch_size=...")
-        if "val" in stage.looks and data.val is None:
+        if ("val" in stage.looks or stage.keep == "best") and data.val is None:
             raise UserError(f"{config.method} chooses or measures on validation images here, and there are none; --set "
                             "val_share=0.1 keeps some of the training images.")
         if stage.batch_size % (processes * accumulate):
@@ -166,7 +172,7 @@ def _check(config: Config, data: DataSet, processes: int) -> None:
 def _fit(run: Run, model: Method, data: DataSet, config: Config, accelerator: Accelerator, show: bool) -> None:
     """The stages and epochs that are still to do."""
     content = _read_state(run)
-    state = State() if content is None else State(content["epoch"], content["history"])
+    state = State() if content is None else State(content["epoch"], content["history"], content["best"])
     parts = accelerator.num_processes * config.machine.accumulate
     steps = [steps_per_epoch(len(data.train), stage, parts) for stage in config.stages for _ in range(stage.epochs)]
     progress = bar(total=sum(steps), what=config.method, initial=sum(steps[: state.epoch]),
@@ -209,7 +215,14 @@ def _stage(loop: _Loop, number: int, stage: Stage, before: int, state: State, op
         if stage.look_again:
             _look(loop, stage, number, state.epoch, before)
         row = _epoch(loop, wrapped, optimizer, stage, number, state.epoch, before) | _watched(loop, state.epoch + 1)
-        state = State(state.epoch + 1, [*state.history, row])
+        best = _better(loop, row, state) if stage.keep == "best" else None
+        state = State(state.epoch + 1, [*state.history, row], best)
+        if state.epoch == end and best is not None:
+            model.load_trained(best["trained"], f"epoch {best['epoch']}")
+            if accelerator.is_main_process:
+                loop.run.log(f"stage {number + 1}: back to epoch {best['epoch']}, the best on validation images "
+                             f"({100 * best['accuracy']:.1f} %)")
+            state = State(state.epoch, state.history)
         if accelerator.is_main_process:
             _write_state(loop.run, model, optimizer, state, number)
             loop.run.write_history(state.history)
@@ -249,6 +262,17 @@ def _watched(loop: _Loop, done: int) -> dict[str, float]:
         return {}
     found = predict(loop.model, split, config, loop.accelerator, show=False)
     return {f"{which}_accuracy": float(over_classes(found.labels, found.labels) @ found.correct)}
+
+
+def _better(loop: _Loop, row: dict[str, float], state: State) -> dict[str, Any]:
+    """The best epoch so far on validation images (mean over classes, 0..1), which ``row`` is told of; the first of equals."""
+    assert loop.data.val is not None
+    found = predict(loop.model, loop.data.val, loop.config, loop.accelerator, show=False)
+    row["val_accuracy"] = accuracy = float(over_classes(found.labels, found.labels) @ found.correct)
+    if state.best is not None and accuracy <= state.best["accuracy"]:
+        return state.best
+    trained = {name: tensor.detach().cpu().clone() for name, tensor in loop.model.trained().items()}
+    return {"accuracy": accuracy, "epoch": state.epoch + 1, "trained": trained}
 
 
 def _trained_in(model: Method, stage: Stage, method: str, number: int) -> dict[str, nn.Parameter]:
@@ -375,6 +399,6 @@ def _read_state(run: Run) -> dict[str, Any] | None:
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: content[key] for key in ("trained", "optimizer", "stage", "epoch", "history")}
+        return {key: content[key] for key in ("trained", "optimizer", "stage", "epoch", "history", "best")}
     except Exception as error:  # whatever a damaged file makes torch raise
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete {run.path} and start again.") from None
