@@ -17,8 +17,8 @@ cut out).
     rand        jitter, then RandAugment: two operations of strength 10 of 30
 
 Test: resize, centre crop. Resizing is bilinear or bicubic, as the model was trained (``Backbone.interpolation``); training
-crops are bilinear, as LIFT's are, where a recipe does not say bicubic. Five-crop ensembling: resize to a little more than the crop, take the corners and the centre,
-and average the five crops' logits (finding 10).
+crops are bilinear, as LIFT's are, where a recipe does not say bicubic. Five-crop ensembling: resize to a little more than the
+crop, take the corners and the centre, and average the five crops' logits (finding 10).
 Sets that fit in memory are cropped and flipped in one batched call where they live; ``photos`` does it file by file.
 """
 
@@ -114,7 +114,8 @@ def draw_squares(n: int, height: int, width: int, view: View, done: float, g: to
     t = min(1.0, done * view.epochs / (view.epochs - 1)) if view.epochs > 1 else 1.0
     least, most = view.scale
     side = min(height, width)
-    low, high = (min(share, side**2 / (height * width)) for share in (least + (most - least) * (1 - math.sqrt(1 - t * t)), most))
+    wide = least + (most - least) * (1 - math.sqrt(1 - t * t))
+    low, high = (min(share, side**2 / (height * width)) for share in (wide, most))
     area = height * width * (low + (high - low) * torch.rand(n, generator=g))
     edge = area.sqrt().round().clamp(1, side)
     where = torch.rand(n, 2, generator=g)

@@ -21,6 +21,7 @@ With logits z (or cosines c = cos theta), label y, counts n, pi = n / sum n, K c
     VS               CE( (n_j / n_1)^g z_j + tau log pi_j )                                                  g = 0.05
     DDC              VS, and in the last fifth  sum w_y CE(z + 0.75 log pi) / sum w_y,  w_j ~ pi_j^-0.25: the scaling off (TLA),
                      the weights on (ADRW)
+    balanced-bce     sum_j BCE(z_j + log pi_j - log(1 - pi_j), 1[j=y])                                      (LiVT)
 
 Balanced Softmax is ``losses.logit_adjusted`` at tau = 1. Every loss is a mean over the batch, a weighted one too, but for
 LDAM-DRW and DDC: their authors divide by the batch's sum of weights (LDAM's at CIFAR-100-LT 100 about a fifth of B). ``gamma``
@@ -43,7 +44,7 @@ from ..errors import UserError, nearest
 from .adjusted import Loss, compensated, logit_adjusted
 
 Name = Literal["ce", "focal", "class-balanced", "cdb", "la", "ldam", "ldam-drw", "lade", "kps", "dbm", "ala", "gcl", "vs",
-               "ddc"]
+               "ddc", "balanced-bce"]
 COSINE = ("ldam", "ldam-drw", "kps", "dbm", "ala", "gcl")
 """The losses of cosines: their classifier must be a cosine one."""
 
@@ -77,6 +78,7 @@ def named(name: Name, class_counts: Tensor, *, tau: float = 1.0, gamma: float = 
         "gcl": lambda z, y: gcl(z / scale, y, n, gamma, random=random),
         "vs": lambda z, y: vs(z, y, n, gamma, tau=tau),
         "ddc": lambda z, y: ddc_late(z, y, n, gamma) if done >= 0.8 else vs(z, y, n, gamma),
+        "balanced-bce": lambda z, y: balanced_bce(z, y, n, gamma),
     }
     if name not in known:
         raise UserError(f"There is no loss '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
@@ -237,3 +239,11 @@ def ddc_late(logits: Tensor, target: Tensor, class_counts: Tensor, gamma: float 
     n = class_counts.to(logits)
     weights = (n / n.sum()) ** -power
     return cross_entropy(logits + tau * (n / n.sum()).log(), target, class_counts, gamma, weights, normalise=True)
+
+
+def balanced_bce(logits: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.0) -> Tensor:
+    """LiVT's loss: each class a question of its own, its logit moved by its prior odds (Xu et al. 2023; their code's form)."""
+    odds = class_counts.to(logits)
+    odds = odds / (odds.sum() - odds)
+    asked = compensate(logits, class_counts, gamma) + odds.log()
+    return F.binary_cross_entropy_with_logits(asked, F.one_hot(target, len(odds)).to(asked), reduction="sum") / len(target)

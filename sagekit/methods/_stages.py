@@ -172,8 +172,7 @@ class FineTuning(Part):
     schedule: Literal["epoch", "step"] = Field("epoch", description="cosine stepped per epoch (LIFT) or per step")
     momentum: float = Field(0.9, ge=0, lt=1, description="section 4.2")
     weight_decay: float = Field(5e-4, ge=0, description="LIFT")
-    keep: Keep = Field("last", description="last: a stage ends with its last epoch (LIFT); best: with the epoch that is best on "
-                                           "validation images")
+    keep: Keep = Field("last", description="the last epoch (LIFT), or the stage's best on validation images")
     clip_norm: float | None = Field(None, gt=0, description="gradient clipping; off by default")
 
     def stage(self, **more: Any) -> Stage:

@@ -88,6 +88,7 @@ class Sage(Method):
     instead: Tensor
     s_v: Tensor
     s_t: Tensor
+    folded = False
 
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
@@ -135,18 +136,25 @@ class Sage(Method):
         terms = interchanged(z.z, z.z_v, z.z_t, z.prediction, batch.labels, loss, s.lambda_1, s.lambda_2, s.lambda_3)
         return {**terms, "train_accuracy": right}
 
+    @property
+    def second_pass(self) -> bool:
+        """Whether an image goes through the frozen network too: for FIT, but not where a folded run has dropped z^v."""
+        return self.settings.fit and not (self.folded and self.s_v.item() == 0)
+
     def frozen_backbone(self) -> Backbone | None:
-        return self.net.backbone if self.settings.fit else None
+        return self.net.backbone if self.second_pass else None
 
     def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
-        return self.net(images, self.guidance(), frozen, with_frozen=self.settings.fit)
+        return self.net(images, self.guidance(), frozen, with_frozen=self.second_pass)
 
     def classify(self, features: Features) -> Logits:
         z = self.head(features.own)
-        if features.frozen is None:
+        if not self.settings.fit:
             return Logits.plain(z)
-        z_v = self.head(features.frozen)
         z_t = self.head.scale * F.normalize(features.own, dim=-1) @ self.text.T
+        if features.frozen is None:
+            return Logits(z, None, None, z + self.s_t * z_t)
+        z_v = self.head(features.frozen)
         return Logits(z, z_v, z_t, z + self.s_v * z_v + self.s_t * z_t)
 
     def scalars(self) -> dict[str, float]:
@@ -157,6 +165,7 @@ class Sage(Method):
         """Replace every SG-Adapter by its folded form (finding 4), in place; the outputs stay the same. Returns itself."""
         assert self.net.adapters is not None
         guidance = self.guidance()
+        self.folded = True
         self.net.adapters = nn.ModuleList(a.fold(guidance) if isinstance(a, SGAdapter) else a for a in self.net.adapters)
         return self
 

@@ -48,15 +48,16 @@ class TextTower(nn.Module):
         clip = backbone.clip
         if not (isinstance(clip, CLIP) and clip.attn_mask is not None and clip.text_pool_type in ("argmax", "eos")
                 and isinstance(clip.text_projection, nn.Parameter)):
-            raise UserError(f"{backbone.name} has no plain CLIP text tower that training could go through; choose a CLIP such as "
-                            "ViT-B-16-quickgelu, or a method that reads the class names once (sagekit methods).")
-        self.clip, self.vectors, self.checkpointing = [clip], vectors, checkpointing  # a list: its parameters are the backbone's
+            raise UserError(f"{backbone.name} has no plain CLIP text tower that training could go through; choose a CLIP such "
+                            "as ViT-B-16-quickgelu, or a method that reads the class names once (sagekit methods).")
+        self.clip = [clip]  # in a list: its parameters are the backbone's
+        self.vectors, self.checkpointing = vectors, checkpointing
         tokens = torch.cat([backbone.tokenizer([prompt]) for prompt in prompts]).to(backbone.mean.device)
         words = int(tokens.ne(0).sum(1).max())
         if words + vectors > clip.context_length or bool(tokens[:, -1].ne(0).any() and words == clip.context_length):
             longest = prompts[int(tokens.ne(0).sum(1).argmax())]
-            raise UserError(f"the prompt '{longest[:60]}' has {words} tokens or more, and {vectors} learned vectors come on top; "
-                            f"{backbone.name} reads {clip.context_length}. Shorten the class's name or the prompt, or the "
+            raise UserError(f"the prompt '{longest[:60]}' has {words} tokens or more, and {vectors} learned vectors come on "
+                            f"top; {backbone.name} reads {clip.context_length}. Shorten the class's name or the prompt, or the "
                             "learned vectors.")
         room = tokens.new_zeros(len(tokens), vectors)
         self.register_buffer("tokens", torch.cat([tokens[:, :1], room, tokens[:, 1:words]], 1), persistent=False)

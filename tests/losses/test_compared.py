@@ -215,7 +215,7 @@ def test_named_losses_are_the_formulas(gamma):
         "la": losses.logit_adjusted(Z, Y, N, 1 + gamma), "ldam": other.ldam(c, Y, N, gamma),
         "ldam-drw": other.ldam(c, Y, N, gamma), "kps": other.kps(c, Y, N, gamma), "dbm": other.dbm(c, Y, N, gamma),
         "ala": other.ala(c, Y, N, gamma), "gcl": other.gcl(c, Y, N, gamma, random=generator()), "vs": other.vs(Z, Y, N, gamma),
-        "ddc": other.vs(Z, Y, N, gamma),
+        "ddc": other.vs(Z, Y, N, gamma), "balanced-bce": other.balanced_bce(Z, Y, N, gamma),
     }
     assert set(expected) == set(get_args(other.Name))
     for name, value in expected.items():
@@ -282,6 +282,32 @@ def test_ddc_s_last_epochs_are_weighted_by_the_batch():
         return sum(w[y] * literal_vs(row, y, GAMMA, g=0, tau=0.75) for row, y in zip(z, Y.tolist(), strict=True)) / total
 
     same(lambda z: other.ddc_late(z, Y, N, GAMMA), literal, Z)
+
+
+@pytest.mark.parametrize("gamma", [0.0, GAMMA])
+def test_balanced_bce_asks_of_every_class_by_its_prior_odds(gamma):
+    """-log of the sigmoid for the image's class, -log of one minus it for each other; summed over classes."""
+    total = int(N.sum())
+
+    def literal(z):
+        images = []
+        for row, y in zip(z, Y.tolist(), strict=True):
+            terms = []
+            for j, (v, n) in enumerate(zip(row, N.tolist(), strict=True)):
+                asked = v + math.log(n / total) - math.log(1 - n / total) + gamma * math.log(n)
+                share = 1 / (1 + torch.exp(-asked))
+                terms.append(-torch.log(share if j == y else 1 - share))
+            images.append(sum(terms))
+        return sum(images) / len(images)
+
+    same(lambda z: other.balanced_bce(z, Y, N, gamma), literal, Z)
+
+
+def test_balanced_bce_s_trap_at_logits_of_zero_every_class_has_its_prior():
+    """Trained to its end on images that say nothing, sigmoid(z + log odds) is the prior and z is 0: no gradient."""
+    z = torch.zeros(int(N.sum()), 5, dtype=torch.float64, requires_grad=True)
+    other.balanced_bce(z, torch.arange(5).repeat_interleave(N), N).backward()
+    torch.testing.assert_close(z.grad.sum(0), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_named_vs_takes_tau():

@@ -1,6 +1,8 @@
+import re
 import shutil
 
 import pytest
+import torch
 from conftest import small
 
 import sagekit as sk
@@ -47,3 +49,58 @@ def test_the_command_says_so_with_onnx_too(runs, capsys):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         fold_run(tmp_path)
+
+
+def fitted(run, path, s_v, s_t=0.0):
+    """A copy of a Sage run with other scalars, in its weights and in what it predicted."""
+    copy = Run(shutil.copytree(run.path, path))
+    tensors = {**copy.weights(), "s_v": torch.tensor(s_v), "s_t": torch.tensor(s_t)}
+    copy.write_weights(tensors, "mini", copy.metrics["prompt_names"])
+    stored = copy.predictions("single", "val")
+    stored.s_v, stored.s_t = s_v, s_t
+    copy.write_predictions({"single": stored}, "val")
+    return copy
+
+
+@pytest.mark.slow
+def test_without_frozen_z_v_goes_where_validation_allows_it(runs, tmp_path, capsys, backbone):
+    """A z^v that counts for almost nothing may go: what is left predicts z + s_2 z^t in one pass."""
+    run = fitted(runs["sage"], tmp_path / "small", 1e-6, 0.3)
+    with pytest.raises(SystemExit, match="0"):
+        main(["fold", str(run.path), "--without-frozen"])
+    said = capsys.readouterr().out
+    (kept, dropped), = re.findall(r"mean over classes: ([\d.]+) % with z\^v, ([\d.]+) %", said)
+    assert kept == dropped
+    model = sk.load_model(run, run.metrics["prompt_names"], backbone, folded=True).eval()
+    whole = sk.load_model(run, run.metrics["prompt_names"], backbone).eval()
+    pixels = torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = model.features(pixels)
+        assert features.frozen is None
+        assert model.frozen_backbone() is None
+        found, expected = model.logits(pixels), whole.logits(pixels)
+        torch.testing.assert_close(found.prediction, expected.z + 0.3 * expected.z_t, atol=1e-3, rtol=1e-4)
+    metrics = sk.evaluate(run, folded=True, show=False)
+    assert metrics["folded"]
+    assert run.predictions().z_v is None
+
+
+def test_without_frozen_is_refused_where_it_costs(runs, tmp_path):
+    """A z^v that carries the prediction alone."""
+    run = fitted(runs["sage"], tmp_path / "large", 1.0)
+    stored = run.predictions("single", "val")
+    stored.z, stored.z_t = 0 * stored.z, 0 * stored.z_t
+    run.write_predictions({"single": stored}, "val")
+    with pytest.raises(UserError, match=r"without z\^v the validation .* falls from [\d.]+ to [\d.]+ %; nothing was written"):
+        fold_run(run.path, without_frozen=True)
+    assert not (run.path / "folded.safetensors").exists()
+
+
+def test_without_frozen_needs_validation_images_and_a_z_v(runs, tmp_path, backbone, data):
+    run = Run(shutil.copytree(runs["sage"].path, tmp_path / "no_val"))
+    run.file("metrics", "val").unlink()
+    with pytest.raises(UserError, match=r"has no validation images to ask .* --set val_share=0\.1"):
+        fold_run(run.path, without_frozen=True)
+    plain = sk.train(small("sage", fit=False), tmp_path / "plain", data=data, backbone=backbone, show=False)
+    with pytest.raises(UserError, match=r"has no z\^v to drop: it was trained with fit=false"):
+        fold_run(plain.path, without_frozen=True)

@@ -15,6 +15,7 @@ from sagekit import UserError
 from sagekit.data.batches import train_batches
 from sagekit.data.photos import train_views
 from sagekit.devices import accelerator_for
+from sagekit.methods import _stages as stages
 from sagekit.methods._loss import OfLogits
 from sagekit.training.evaluate import predict
 
@@ -415,4 +416,36 @@ def test_watched_images_are_a_column_of_the_last_fifth(tmp_path, backbone, data)
 def test_watching_validation_images_needs_some(tmp_path):
     with pytest.raises(UserError, match="watch=val needs validation images"):
         sk.train(small("classifier", val_per_class=0, watch="val"), tmp_path / "run", show=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_best_epoch_on_validation_images_is_kept(tmp_path, backbone, data, monkeypatch):
+    """With a rate that ruins later epochs the best is an early one; the run ends there, killed or not."""
+    config = small("classifier", epochs=4, keep="best", lr=0.05)
+    monkeypatch.setattr(stages, "cosine", lambda epoch, share, epochs: [1.0, 1.0, -200.0, -200.0][epoch])
+    run = sk.train(config, tmp_path / "run", data=data, backbone=backbone, show=False)
+    watched = run.history["val_accuracy"].tolist()
+    best = watched.index(max(watched))
+    assert best < 2 < len(watched)
+    assert run.record("val")["results"]["single"]["mean"]["accuracy"] == pytest.approx(watched[best])
+    assert f"back to epoch {best + 1}, the best on validation images" in (run.path / "log.txt").read_text(encoding="utf-8")
+    real = trainer._epoch
+
+    def killed(*args):
+        if args[5] == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sk.train(config, tmp_path / "cut", data=data, backbone=backbone, show=False)
+    monkeypatch.setattr(trainer, "_epoch", real)
+    again = sk.train(config, tmp_path / "cut", resume=True, data=data, backbone=backbone, show=False)
+    assert same(again.weights(), run.weights())
+
+
+def test_the_best_epoch_needs_validation_images(tmp_path):
+    with pytest.raises(UserError, match=r"classifier chooses or measures on validation images .* --set val_share=0\.1"):
+        sk.train(small("classifier", val_per_class=0, keep="best"), tmp_path / "run", show=False)
     assert not (tmp_path / "run").exists()
