@@ -59,7 +59,7 @@ class Study:
 
 STUDIES = {
     **{name: Study(name) for name in ("table5", "table7", "table9", "table10", "fig7", "fig8", "mismatch", "fit", "choices")},
-    "table1": Study("table1"), "on-clip": Study("on_clip"),
+    "table1": Study("table1"), "on-clip": Study("on_clip"), "foundation": Study("foundation"),
     "text": Study("text", 10), "text-r4": Study("text", 5, {"bottleneck": 4}), "text-draw1": Study("text", 5, {"data_seed": 1}),
 }
 

@@ -6,6 +6,7 @@
     choices    what the paper does not say, and what else it might be
     table1     the field from scratch: every loss and every method that needs no CLIP
     on_clip    what of it means something on a CLIP too: decoupling and mixing with LIFT's adapters
+    foundation every method that starts from a CLIP
 
 A row is a configuration, or several of which the validation images choose one (``choose``). What the results say is in
 ``summary``.
@@ -80,7 +81,8 @@ def _losses(start: Start) -> dict[str, Config]:
     return {"focal": ce.changed(loss="focal"), "class-balanced": ce.changed(loss="class-balanced"),
             "CDB-W-CE": ce.changed(loss="cdb"), "LADE": ce.changed(loss="lade"), "LDAM": cosine.changed(loss="ldam"),
             "LDAM-DRW": cosine.changed(loss="ldam-drw"), "DBM": cosine.changed(loss="dbm"), "ALA": cosine.changed(loss="ala"),
-            "GCL, stage 1": cosine.changed(loss="gcl"), "VS": ce.changed(loss="vs"), "DDC": ce.changed(loss="ddc")}
+            "GCL, stage 1": cosine.changed(loss="gcl"), "VS": ce.changed(loss="vs"), "DDC": ce.changed(loss="ddc"),
+            "balanced BCE": ce.changed(loss="balanced-bce")}
 
 
 def _gamma(start: Start) -> float:
@@ -91,13 +93,20 @@ def _with_factor(rows: dict[str, Config], gamma: float) -> dict[str, Row]:
     return {name + tail: config.changed(gamma=gamma * bool(tail)) for name, config in rows.items() for tail in ("", " + CF")}
 
 
+MODULE_RATES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Multiples of the preset's rate, which is LIFT's, among which validation chooses for each row of ``table_9`` and
+``foundation``: full fine-tuning wants a tenth of an adapter's (LIFT), prompts more."""
+
+
 def table_9(start: Start) -> dict[str, Row]:
-    """One fine-tuning module after the other in LIFT's place: text-initialised cosine classifier and the LA loss."""
+    """One fine-tuning module after the other in LIFT's place, text-initialised cosine classifier and the LA loss, each at a
+    rate chosen on validation images."""
     lift = start("lift")
     names = {"none": "classifier only", "bitfit": "BitFit", "vpt-shallow": "VPT-shallow", "vpt-deep": "VPT-deep",
              "adapter": "Adapter", "lora": "LoRA", "adaptformer": "AdaptFormer", "full": "full fine-tuning"}
     rows: dict[str, Row] = {name: lift.changed(module=module) for module, name in names.items()}
-    return rows | {"SG-Adapter": table_5(start)["+SG"]}
+    rows["SG-Adapter"] = table_5(start)["+SG"]
+    return {name: _rates(config, MODULE_RATES) for name, config in rows.items() if isinstance(config, Config)}
 
 
 def table_10(start: Start) -> dict[str, Row]:
@@ -144,12 +153,26 @@ def on_clip(start: Start) -> dict[str, Row]:
     return {"LIFT": lift, "LIFT with CE": lift.changed(loss="ce"), **rows}
 
 
-def _rates(config: Config) -> tuple[Config, ...]:
-    """``config`` at several rates; one alone where its last stage trains nothing."""
-    if not config.stages[-1].epochs:
+FOUNDATION = {"zero_shot": "zero-shot", "linear_probe": "linear probe", "tip_adapter": "Tip-Adapter",
+              "clip_adapter": "CLIP-Adapter", "coop": "CoOp", "maple": "MaPLe", "ballad": "BALLAD", "decoder": "Decoder",
+              "lpt": "LPT", "gnm_pt": "GNM-PT", "classifier": "classifier only", "lift": "LIFT", "lift_plus": "LIFT+",
+              "sage": "Sage"}
+"""Methods that start from a CLIP, and their rows of ``foundation``."""
+
+
+def foundation(start: Start) -> dict[str, Row]:
+    """Every method that starts from a CLIP, each at a rate chosen on validation images, and LIFT with LiVT's loss."""
+    rows = {row: start(method) for method, row in FOUNDATION.items()}
+    rows["LIFT, balanced BCE"] = start("lift", loss="balanced-bce")
+    return {name: _rates(config, MODULE_RATES) for name, config in rows.items()}
+
+
+def _rates(config: Config, multiples: tuple[float, ...] = FIELD_RATES) -> tuple[Config, ...]:
+    """``config`` at several rates; one alone where no stage trains anything with one."""
+    if not config.epochs or (multiples == FIELD_RATES and not config.stages[-1].epochs):
         return (config,)
-    key = "classifier_lr" if "classifier_lr" in config.flat else "lr"
-    return tuple(config.changed(**{key: config.flat[key] * m}) for m in FIELD_RATES)
+    key = "classifier_lr" if "classifier_lr" in config.flat and multiples == FIELD_RATES else "lr"
+    return tuple(config.changed(**{key: config.flat[key] * m}) for m in multiples)
 
 
 # --- questions ----------------------------------------------------------------------------------------------------------
@@ -229,6 +252,7 @@ STUDIES: dict[str, Callable[[Start], dict[str, Row]]] = {
     "choices": open_choices,
     "table1": table_1,
     "on_clip": on_clip,
+    "foundation": foundation,
 }
 
 
@@ -269,7 +293,7 @@ def bases_of(study: str, rows: Mapping[str, Row]) -> dict[str, str]:
     return {name: base for name, base in bases.items() if rows[name] != rows[base] and not (study == "fig7" and ", " in name)}
 
 
-BASE = {"text": "SG-Adapter"}
+BASE = {"text": "SG-Adapter", "foundation": "LIFT", "table9": "AdaptFormer"}
 """The row that all others of a study are compared with, where it is not the first."""
 BASES = {
     "table5": {"+SG+Init": "+SG", "+SG+Init+CF": "+SG+Init", "+SG+Init+CF+FIT": "+SG+Init+CF"},

@@ -7,7 +7,7 @@ from sagekit import Config, UserError
 from sagekit.losses import Name
 from sagekit.methods import load, names
 from sagekit.networks.tuned import Module
-from sagekit.studies.study import BASES, FIELD_RATES, RATES, STUDIES, bases_of, candidates, rows_of
+from sagekit.studies.study import BASES, FIELD_RATES, MODULE_RATES, RATES, STUDIES, bases_of, candidates, rows_of
 from sagekit.studies.sweep import Point
 
 
@@ -121,7 +121,7 @@ def test_settings_of_a_study_reach_the_rows_that_have_them():
         assert {(c.settings.bottleneck, c.data.data_seed) for c in candidates(row)} == {(4, 1)}
     assert rows["SG-Adapter"][0].settings.alpha == 0.3
     assert rows["leaky 2r"][0].settings.slope == pytest.approx(0.7)
-    assert {c.settings.lr for c in rows_of("table9", "mini", {"lr": 0.02}).values()} == {0.02}
+    assert {c.settings.lr for c in rows_of("table10", "mini", {"lr": 0.02}).values()} == {0.02}
 
 
 @pytest.mark.parametrize(("study", "key", "value"), [
@@ -155,11 +155,21 @@ def test_table_7_is_each_loss_with_and_without_the_factor():
 
 
 def test_table_9_has_every_module():
-    rows = rows_of("table9", "mini")
-    assert {c.settings.module for c in rows.values() if c.method == "lift"} == set(get_args(Module))
-    assert [name for name, c in rows.items() if c.method == "sage"] == ["SG-Adapter"]
-    lift, sg = rows["AdaptFormer"].flat, rows["SG-Adapter"].flat
-    assert {k for k in lift.keys() & sg.keys() if lift[k] != sg[k]} == {"method"}
+    rows = {name: candidates(row) for name, row in rows_of("table9", "mini").items()}
+    assert {c[0].settings.module for c in rows.values() if c[0].method == "lift"} == set(get_args(Module))
+    assert [name for name, c in rows.items() if c[0].method == "sage"] == ["SG-Adapter"]
+    for lift, sg in zip(rows["AdaptFormer"], rows["SG-Adapter"], strict=True):
+        assert {k for k in lift.flat.keys() & sg.flat.keys() if lift.flat[k] != sg.flat[k]} == {"method"}
+    for row in rows.values():
+        assert [c.settings.lr / row[3].settings.lr for c in row] == pytest.approx(MODULE_RATES)
+
+
+def test_foundation_has_every_method_that_starts_from_a_clip():
+    rows = {name: candidates(row) for name, row in rows_of("foundation", "mini").items()}
+    assert {c[0].method for c in rows.values()} == {n for n in names() if load(n).needs == "clip"}
+    assert rows["LIFT, balanced BCE"][0].settings.loss == "balanced-bce"
+    assert set(bases_of("foundation", rows_of("foundation", "mini")).values()) == {"LIFT"}
+    assert [len(rows[name]) for name in ("zero-shot", "linear probe", "LIFT", "BALLAD")] == [1, 1, 6, 6]
 
 
 def test_other_losses_are_all_the_rest():
