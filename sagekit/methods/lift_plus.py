@@ -10,7 +10,7 @@ good start: views that lose nothing in the end are those of the test.
 
 Where paper and code differ, and what we do: all of this is the authors' code; its numbers were in nothing that we could read.
 Half precision in the test, which is theirs, is not done here. The area's ends are never above the largest square's, so a narrow
-image always shows that one. With one epoch their t divides by zero; ours is then 1, the whole square. Modules other than
+image always shows that one. The .08 is ``crop_scale``'s. With one epoch their t divides by zero; ours is then 1, the whole square. Modules other than
 AdaptFormer keep LIFT's form and size here (theirs: other prompts, and r = 2^floor(log2(C / 4L)) for LoRA).
 """
 

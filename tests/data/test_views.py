@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -174,8 +175,7 @@ def test_recipes_have_stable_names_and_hashes():
 
 
 def squares(done, shape=(100, 100), epochs=5, scale=(0.08, 1.0), n=3000):
-    view = views.View("a", "square", scale, epochs=epochs)
-    return views.draw_squares(n, *shape, view, done, torch.Generator().manual_seed(0))
+    return views.draw_squares(n, *shape, scale, epochs, done, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("epoch", range(5))
@@ -223,6 +223,15 @@ def test_a_tiny_image_has_a_square_of_a_pixel():
     boxes = squares(0.0, (2, 1), n=50)
     assert (boxes[:, 2:] == 1).all()
     assert set(boxes[:, 0].tolist()) == {0, 1}
+
+
+def test_squares_keep_what_the_settings_say_as_crops_do():
+    settings = ViewSettings(crop_scale=(0.5, 0.6))
+    for view, least in ((views.minimal, 0.5), (views.View("a", "square", (0.9, 1.0)), 0.9)):
+        view = dataclasses.replace(view, epochs=3)
+        boxes = views.draw_train_views(500, 400, 400, view, settings, torch.Generator().manual_seed(0)).boxes
+        assert (boxes[:, 2] ** 2 / 400**2).min().item() == pytest.approx(least, abs=0.005)
+        assert (boxes[:, 2] ** 2 / 400**2).max().item() == pytest.approx(least + 0.1, abs=0.005)
 
 
 def test_squares_are_not_flipped():
