@@ -9,10 +9,10 @@ It believes, beside what LIFT does, that a long tail needs neither many epochs n
 good start: views that lose nothing in the end are those of the test.
 
 Where paper and code differ, and what we do: all of this is the authors' code; its numbers were in nothing that we could read.
-Half precision in the test, which is theirs, is not done here. Neither end of the area's share is above the largest square's. The
-.08 and the 1 are ``crop_scale``, which the mini world has at .6, for all methods alike. With one epoch their t divides by zero;
-ours is then 1, the whole square. Class means are of features as for LIFT. Modules other than AdaptFormer keep LIFT's form and
-size here (theirs: other prompts, and r = 2^floor(log2(C / 4L)) for LoRA).
+Half precision in the test, which is theirs, is not done here. Neither end of the area's share is above the largest square's.
+The .08 and the 1 are ``crop_scale``, which the mini world has at .6, for all methods alike. With one epoch their t divides by
+zero; ours is then 1, the whole square. Class means are of features as for LIFT. Modules other than AdaptFormer keep LIFT's form
+and size here (theirs: other prompts, and r = 2^floor(log2(C / 4L)) for LoRA).
 """
 
 from __future__ import annotations
