@@ -41,12 +41,12 @@ class Tuned(nn.Module):
     Args:
         backbone: the frozen CLIP.
         adapters: a module for each block, from f~ (B, N, d) and the guidance (d,) to what is added.
-        prompts: VPT's tokens.
+        prompts: VPT's tokens, or another module from a block's number and its tokens (B, N, d) to those with prompts.
         tuned: a twin of ``backbone`` in its place.
         checkpointing: compute each block again in the backward pass.
     """
 
-    def __init__(self, backbone: Backbone, adapters: Sequence[nn.Module] | None = None, prompts: Prompts | None = None,
+    def __init__(self, backbone: Backbone, adapters: Sequence[nn.Module] | None = None, prompts: nn.Module | None = None,
                  tuned: Backbone | None = None, checkpointing: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
