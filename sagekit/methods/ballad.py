@@ -109,10 +109,14 @@ class Ballad(OnTexts):
         return super().compare(f if self.learning else a * self.adapter(f) + (1 - a) * f, texts)
 
 
+UNUSED = ("logit_scale", "logit_bias")
+"""Of a CLIP, here: k stands for them."""
+
+
 def whole_twin(backbone: Backbone) -> Backbone:
-    """A copy of all of ``backbone``, to be trained; its unused scale is the frozen one's."""
-    scale = backbone.clip.logit_scale
-    twin = copy.deepcopy(backbone, {id(kept): kept for kept in (backbone.tokenizer, scale)})
+    """A copy of all of ``backbone``, to be trained; what is ``UNUSED`` stays the frozen one's."""
+    kept = {id(p): p for name, p in backbone.clip.named_parameters() if name in UNUSED}
+    twin = copy.deepcopy(backbone, {**kept, id(backbone.tokenizer): backbone.tokenizer})
     for p in twin.parameters():
-        p.requires_grad_(p is not scale)
+        p.requires_grad_(id(p) not in kept)
     return twin
