@@ -39,8 +39,9 @@ from . import Now, Published, Task
 from ._stages import FineTuning, Sgd, Stage
 from ._texts import OnTexts
 
-MINI: dict[str, Any] = {"epochs": 3, "batch_size": 64, "lr": 1e-3, "adapter_epochs": 2, "logit_scale": 43.7}
-"""43.7 is the scale that the mini CLIP was trained with."""
+MINI: dict[str, Any] = {"epochs": 3, "batch_size": 64, "lr": 0.003, "adapter_epochs": 2, "logit_scale": 43.7}
+"""43.7 is the scale that the mini CLIP was trained with. Rate: on validation images (0.001: 84.6 %, 0.003:
+85.7 %; one seed)."""
 
 OWN_VIEW = {"test_resize": 224}
 

@@ -27,7 +27,8 @@ from . import Published, Task
 from ._texts import OnPrompts, PromptTuning, word_vectors
 
 MINI: dict[str, Any] = {"vectors": 8, "epochs": 5, "batch_size": 64, "logit_scale": 43.7}
-"""The mini CLIP reads 20 tokens, and 43.7 is the scale that it was trained with."""
+"""The mini CLIP reads 20 tokens, and 43.7 is the scale that it was trained with. The rate is the authors': ten times as much
+for twice the epochs was no better on validation images (54.8 for 54.5 %, one seed), and at 0.1 all texts fell together."""
 
 PUBLISHED: dict[str, Published] = {}
 

@@ -30,8 +30,9 @@ from ..networks.tuned import Tuned
 from . import Published, Task
 from ._texts import OnPrompts, PromptTuning, word_vectors
 
-MINI: dict[str, Any] = {"epochs": 5, "batch_size": 64, "logit_scale": 43.7}
-"""43.7 is the scale that the mini CLIP was trained with."""
+MINI: dict[str, Any] = {"epochs": 5, "batch_size": 64, "lr": 0.02, "logit_scale": 43.7}
+"""43.7 is the scale that the mini CLIP was trained with. Rate: on validation images (0.0035: 50.9 %, 0.02: 62.9 %, 0.1: 61.5 %;
+one seed)."""
 
 PUBLISHED: dict[str, Published] = {}
 
