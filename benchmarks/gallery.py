@@ -44,8 +44,8 @@ ABSENT = {
     "DBM-GML": "The folder of that name in the authors' repository holds GML without DBM's margin: what was run is not known.",
     "RIDE, SADE, NCL, PaCo, GPaCo, BCL, GML, KCL, TSC, DBM-NCL": "Experts, contrast and teachers with queues: not built yet.",
     "LiVT": "A ViT from nothing: 800 epochs of masked pretraining on the long-tailed set itself, then 100 of fine-tuning "
-            "with mixup and CutMix. That is out of proportion to a study kit, and a shorter pretraining would be another method. "
-            "Its loss is here for every method that takes one: `loss=balanced-bce`.",
+            "with mixup and CutMix. That is out of proportion to a study kit, and a shorter pretraining would be another "
+            "method. Its loss is here for every method that takes one: `loss=balanced-bce`.",
     "CoCoOp, MMA, Candle": "Few-shot neighbours without a number on a long tail: CoCoOp needs all texts anew for each image, "
                            "Candle's prediction hangs on the other images of its batch.",
     "LT-Soups, CUE, Rethinking the Bias, GLA": "Several models, an external language model's lists, or no released code.",

@@ -416,6 +416,7 @@ TWINS: dict[str, Step] = {
     "gcl": lambda m, b, at, n: gcl_step(m, *b, at, n),
     "h2t": lambda m, b, at, n: h2t_step(m, *b, at) if at.stage else mixup_step(m, *b, at),
     "lift": lambda m, b, at, n: lift_step(m, *b, n),
+    "lift_plus": lambda m, b, at, n: lift_step(m, *b, n),
     "lws": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
     "maple": lambda m, b, at, n: maple_step(m, *b, n),
     "mislas": lambda m, b, at, n: mislas_step(m, *b, n) if at.stage else mixup_step(m, *b, at),

@@ -44,8 +44,8 @@ Alteration = Literal["autoaugment", "cutout", "colour", "grey", "blur", "jitter"
 class View:
     """A recipe: how the image is cut, and what is then done to its pixels, in that order.
 
-    ``scale``: share of the area that a crop keeps; none: ``ViewSettings.crop_scale``. ``epochs``: those over which a ``square``
-    narrows its choice to the whole image.
+    ``scale``: share of the area that a crop or a square keeps; none: ``ViewSettings.crop_scale``. ``epochs``: those over which
+    a ``square`` narrows its choice to the whole image.
     """
 
     name: str
@@ -66,7 +66,7 @@ rand = View("rand", "crop", (0.08, 1.0), ("jitter", "randaugment"))
 half = View("half", "crop", (0.5, 1.0), interpolation="bicubic")
 half_jitter = View("half_jitter", "crop", (0.5, 1.0), ("jitter",), "bicubic")
 bicubic = View("bicubic", "crop", interpolation="bicubic")
-minimal = View("minimal", "square", (0.08, 1.0), interpolation="bicubic")
+minimal = View("minimal", "square", interpolation="bicubic")
 RECIPES = {view.name: view for view in (crop, shift, strong, sim, sim_blur, jitter, rand, half, half_jitter, bicubic, minimal)}
 
 
@@ -104,15 +104,15 @@ def draw_boxes(n: int, height: int, width: int, scale: tuple[float, float], g: t
     return torch.stack([top, left, h, w], 1)
 
 
-def draw_squares(n: int, height: int, width: int, view: View, done: float, g: torch.Generator) -> Tensor:
-    """Square boxes float (n, 4) as of ``draw_boxes``, for LIFT+'s crops when the share ``done`` of ``view.epochs`` E is over.
+def draw_squares(n: int, height: int, width: int, scale: tuple[float, float], epochs: int, done: float,
+                 g: torch.Generator) -> Tensor:
+    """Square boxes float (n, 4) as of ``draw_boxes``, for LIFT+'s crops when the share ``done`` of ``epochs`` E is over.
 
-    With t = epoch / (E - 1), s = 1 - sqrt(1 - t^2) and (a, b) = ``view.scale``, the area's share is uniform in
-    [a + (b - a) s, b], and both ends are no more than the largest square's: from strong crops to the whole square.
+    With t = epoch / (E - 1), s = 1 - sqrt(1 - t^2) and (a, b) = ``scale``, the area's share is uniform in [a + (b - a) s, b],
+    and both ends are no more than the largest square's: from strong crops to the whole square.
     """
-    assert view.scale is not None
-    t = min(1.0, done * view.epochs / (view.epochs - 1)) if view.epochs > 1 else 1.0
-    least, most = view.scale
+    t = min(1.0, done * epochs / (epochs - 1)) if epochs > 1 else 1.0
+    least, most = scale
     side = min(height, width)
     wide = least + (most - least) * (1 - math.sqrt(1 - t * t))
     low, high = (min(share, side**2 / (height * width)) for share in (wide, most))
@@ -162,7 +162,7 @@ def draw_train_views(n: int, height: int, width: int, view: View, settings: View
     if view.draw == "shift":
         boxes = draw_shifts(n, height, width, g)
     elif view.draw == "square":
-        boxes = draw_squares(n, height, width, view, done, g)
+        boxes = draw_squares(n, height, width, view.scale or settings.crop_scale, view.epochs, done, g)
     else:
         boxes = draw_boxes(n, height, width, view.scale or settings.crop_scale, g)
     flips = (torch.rand(n, generator=g) < 0.5) & torch.tensor(settings.flip and view.draw != "square")

@@ -56,7 +56,8 @@ class Now(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A whole set of images as the method sees them in a test: features float32 (N, d) and labels int64 (N,), on the CPU."""
+    """A whole set of images in the test's view: features float32 (N, d) as ``Method.shown`` has them, and labels int64 (N,), on
+    the CPU."""
 
     features: Tensor
     labels: Tensor
@@ -118,6 +119,10 @@ class Method(Trained):
 
     def start_stage(self, stage: int) -> None:
         """Before a stage: a new head, a part that is frozen."""
+
+    def shown(self, images: Tensor) -> Tensor:
+        """The features (B, d) of ``images`` (B, 3, S, S) that ``look`` is to see."""
+        return self.features(images).own
 
     def look(self, seen: Mapping[str, Seen], now: Now) -> None:
         """What the stage ``looks`` at, by the name of the set: before the stage, or before each of its epochs. What is kept of

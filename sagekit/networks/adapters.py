@@ -29,6 +29,8 @@ from ..errors import UserError
 
 Gate = Literal["projection", "vector", "text"]
 GateInit = Literal["zero", "identity", "kaiming"]
+Down = Literal["normal", "uniform"]
+"""Kaiming's law that a down projection starts from."""
 
 
 def default_bottleneck(classes: int, layers: int) -> int:
@@ -36,10 +38,12 @@ def default_bottleneck(classes: int, layers: int) -> int:
     return 2 ** max(0, math.floor(math.log2(classes / (2 * layers))))
 
 
-def down_projection(width: int, bottleneck: int) -> nn.Linear:
-    """d -> r as it starts: Kaiming normal (a = sqrt 5), bias zero."""
+def down_projection(width: int, bottleneck: int, law: Down = "normal") -> nn.Linear:
+    """d -> r as it starts: Kaiming's ``law`` with a = sqrt 5 (LIFT: normal, LIFT+: uniform; both of spread 1 / sqrt(3 d)), bias
+    zero."""
     layer = nn.Linear(width, bottleneck)
-    nn.init.kaiming_normal_(layer.weight, a=math.sqrt(5))
+    start = nn.init.kaiming_normal_ if law == "normal" else nn.init.kaiming_uniform_
+    start(layer.weight, a=math.sqrt(5))
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -65,13 +69,14 @@ class AdaptFormer(nn.Module):
         bottleneck: r.
         scale_init: s at the start.
         slope: of the activation below zero; 0 is Eq 5's ReLU, 1 - alpha the SG-Adapter's (a control without text).
+        down: the law of W_down at the start.
     """
 
-    def __init__(self, width: int, bottleneck: int, scale_init: float = 1.0, slope: float = 0.0) -> None:
+    def __init__(self, width: int, bottleneck: int, scale_init: float = 1.0, slope: float = 0.0, down: Down = "normal") -> None:
         super().__init__()
         self.slope = slope
         self.norm = nn.LayerNorm(width)
-        self.down = down_projection(width, bottleneck)
+        self.down = down_projection(width, bottleneck, down)
         self.up = up_projection(bottleneck, width)
         self.scale = nn.Parameter(torch.tensor(float(scale_init)))
 

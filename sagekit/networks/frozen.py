@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..data.splits import Split
-from ..data.views import crop_margin, test_side
+from ..data.views import Interpolation, crop_margin, test_side
 from ..devices import measuring_precision
 from ..errors import UserError
 from ..files import load_tensors, save_tensors
@@ -47,9 +47,10 @@ def text_rows(backbone: Backbone, sentences: Sequence[Sequence[str]], normalise_
     return found.to(device)
 
 
-def place(backbone: Backbone, split: Split, views: ViewSettings, machine: MachineSettings, device: torch.device,
-          ensembling: bool, show: bool = True) -> Path | None:
-    """The file of the cache for f^zs of every view of ``split``: one, or five crops (``ensembling``).
+def place(backbone: Backbone, split: Split, views: ViewSettings, interpolation: Interpolation, machine: MachineSettings,
+          device: torch.device, ensembling: bool, show: bool = True) -> Path | None:
+    """The file of the cache for f^zs of every view of ``split``, resized by ``interpolation``: one, or five crops
+    (``ensembling``).
 
     None where an image file cannot be read: whoever decodes it will say so.
     """
@@ -61,7 +62,7 @@ def place(backbone: Backbone, split: Split, views: ViewSettings, machine: Machin
     view = crop_margin(views, backbone.image_size) if ensembling else test_side(views, backbone.image_size)
     with measuring_precision(machine, device):
         products = "bf16" if torch.is_autocast_enabled(device.type) else torch.get_float32_matmul_precision()
-    digest.update(f"{ensembling} {view} {backbone.interpolation} {products} {device.type}".encode())
+    digest.update(f"{ensembling} {view} {interpolation} {products} {device.type}".encode())
     return cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
 
 

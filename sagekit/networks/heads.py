@@ -4,11 +4,13 @@
     cosine     z_i = k w_i . f                 rows and features L2-normalised
     text       cosine, its rows w_i starting from the classes' texts w^zs_i (k = 25, LIFT)
     text, free z_i = k (w_i . f + b_i)             the same start, features L2-normalised, the rows not: they may have lengths
+    normalised z_i = w_i . f                       rows L2-normalised, features as they are     (LIFT's "L2Normed")
+    layernorm  z_i = w_i . LN(f)                   likewise, LN without weights                 (LIFT's "LayerNormed")
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,45 @@ class TextLinear(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """z (B, C) of features (B, d)."""
         return self.scale * F.linear(feature, self.weight, self.bias)
+
+
+class Linear(nn.Module):
+    """W f + b, (B, d) -> (B, C); b starts at 0."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(rows.clone())
+        self.bias = nn.Parameter(torch.zeros(len(rows), device=rows.device))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """z (B, C) of features (B, d)."""
+        return F.linear(feature, self.rows, self.bias)
+
+
+class Normalised(nn.Module):
+    """w_i . f of normalised rows and features as they are, or with ``layernorm`` LN(f), (B, d) -> (B, C); no scale."""
+
+    def __init__(self, rows: Tensor, layernorm: bool = False) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(rows.clone())
+        self.layernorm = layernorm
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """z (B, C) of features (B, d)."""
+        if self.layernorm:
+            feature = F.layer_norm(feature, feature.shape[-1:], eps=1e-12)
+        return feature @ F.normalize(self.rows, dim=-1).T
+
+
+Kind = Literal["cosine", "linear", "normalised", "layernorm"]
+Rows = Cosine | Linear | Normalised
+
+
+def with_rows(kind: Kind, rows: Tensor, scale: float) -> Rows:
+    """One of LIFT's four classifiers with the given ``rows`` (C, d); ``scale`` is the cosine's."""
+    if kind == "cosine":
+        return Cosine(rows, scale)
+    return Linear(rows) if kind == "linear" else Normalised(rows, kind == "layernorm")
 
 
 def head(kind: str, width: int, classes: int, scale: float) -> nn.Module:

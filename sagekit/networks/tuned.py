@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .adapters import AdaptFormer
+from ..errors import UserError
+from .adapters import AdaptFormer, Down
 from .backbone import Backbone
 from .heads import Features
 from .modules import Adapter, Prompts, twin
 
-Module = Literal["none", "bitfit", "vpt-shallow", "vpt-deep", "adapter", "lora", "adaptformer", "full"]
-"""Table 9's modules, but for the SG-Adapter."""
+Module = Literal["none", "bitfit", "vpt-shallow", "vpt-deep", "adapter", "lora", "adaptformer", "full", "layernorm", "ssf",
+                 "lora-mlp", "mask"]
+"""Table 9's modules, but for the SG-Adapter, and then those that LIFT's code has beside them."""
 
 
 class Step(NamedTuple):
@@ -36,22 +38,23 @@ class Step(NamedTuple):
 
 class Tuned(nn.Module):
     """Attributes: ``backbone`` is frozen; ``tuned`` is the one that images go through: the same, or a twin of it that trains
-    some of its tensors (bitfit, lora, full). ``adapters`` (one a block) and ``prompts`` are None where the module has none.
+    some of its tensors (bitfit, lora, full and others). ``adapters`` (one a block, or None where a block has none) and
+    ``prompts`` are None where the module has none.
 
     Args:
         backbone: the frozen CLIP.
-        adapters: a module for each block, from f~ (B, N, d) and the guidance (d,) to what is added.
+        adapters: a module (or None) for each block, from f~ (B, N, d) and the guidance (d,) to what is added.
         prompts: VPT's tokens, or another module from a block's number and its tokens (B, N, d) to those with prompts.
         tuned: a twin of ``backbone`` in its place.
         checkpointing: compute each block again in the backward pass.
     """
 
-    def __init__(self, backbone: Backbone, adapters: Sequence[nn.Module] | None = None, prompts: nn.Module | None = None,
+    def __init__(self, backbone: Backbone, adapters: Sequence[nn.Module | None] | None = None, prompts: nn.Module | None = None,
                  tuned: Backbone | None = None, checkpointing: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.tuned = tuned or backbone
-        self.adapters = None if adapters is None else nn.ModuleList(adapters)
+        self.adapters = None if adapters is None else nn.ModuleList(adapters)  # type: ignore[arg-type]  # None is allowed
         self.prompts = prompts
         self.checkpointing = checkpointing
         self.bare = adapters is None and prompts is None and tuned is None
@@ -95,9 +98,9 @@ class Tuned(nn.Module):
         tokens = self.prompted(index, tokens)
         mid = self.tuned.attend(index, tokens, cls_only)
         output = self.tuned.mlp(index, mid)
-        if self.adapters is None:
+        adapter = None if self.adapters is None else self.adapters[index]
+        if adapter is None:
             return mid, output, mid + output
-        adapter = self.adapters[index]
         change = adapter(output) if isinstance(adapter, Adapter) else adapter(mid, guidance)
         return mid, output, mid + output + change
 
@@ -120,19 +123,28 @@ class Tuned(nn.Module):
 
 
 def tuned(backbone: Backbone, module: Module, bottleneck: int, prompts: int = 10, scale_init: float = 1.0,
-          lora_scale: float = 1.0, slope: float = 0.0, checkpointing: bool = False) -> Tuned:
-    """``backbone`` with one of Table 9's modules of ``bottleneck`` r (LoRA's rank) or ``prompts`` p, as it starts.
-    ``slope`` is of adaptformer's activation below zero."""
-    width, layers = backbone.width, range(backbone.layers)
-    if module in ("bitfit", "lora", "full"):
-        return Tuned(backbone, tuned=twin(backbone, module, bottleneck, lora_scale), checkpointing=checkpointing)
+          lora_scale: float = 1.0, slope: float = 0.0, checkpointing: bool = False, mask_share: float = 0.001,
+          last_blocks: int | None = None, down: Down = "normal") -> Tuned:
+    """``backbone`` with one of the modules of ``bottleneck`` r (LoRA's rank) or ``prompts`` p, as it starts.
+
+    ``slope`` is of adaptformer's activation below zero, ``down`` how its and adapter's down projection starts, ``mask_share``
+    what mask trains of the weights. With ``last_blocks`` the module is in so many blocks only (vpt-shallow: in the first all
+    the same). Raises ``UserError`` where there are fewer.
+    """
+    width, layers = backbone.width, backbone.layers
+    if last_blocks is not None and last_blocks > layers:
+        raise UserError(f"last_blocks is {last_blocks} and {backbone.name} has {layers} blocks; choose 1 to {layers}.")
+    first = 0 if last_blocks is None else layers - last_blocks
     if module in ("vpt-shallow", "vpt-deep"):
-        patch = int(backbone.visual.conv1.kernel_size[0])
-        tokens = Prompts(width, prompts, backbone.layers, patch, deep=module == "vpt-deep")
+        patch, deep = int(backbone.visual.conv1.kernel_size[0]), module == "vpt-deep"
+        tokens = Prompts(width, prompts, layers - first if deep else 1, patch, first if deep else 0)
         return Tuned(backbone, prompts=tokens, checkpointing=checkpointing)
-    adapters: list[nn.Module] | None = None
-    if module == "adapter":
-        adapters = [Adapter(width, bottleneck) for _ in layers]
-    elif module == "adaptformer":
-        adapters = [AdaptFormer(width, bottleneck, scale_init, slope) for _ in layers]
-    return Tuned(backbone, adapters, checkpointing=checkpointing)
+    if module == "none":
+        return Tuned(backbone, checkpointing=checkpointing)
+    if module in ("adapter", "adaptformer"):
+        made = [Adapter(width, bottleneck, down) if module == "adapter" else
+                AdaptFormer(width, bottleneck, scale_init, slope, down) for _ in range(first, layers)]
+        return Tuned(backbone, [*[None] * first, *made], checkpointing=checkpointing)
+    blocks = None if last_blocks is None else range(first, layers)
+    own = twin(backbone, module, bottleneck, lora_scale, mask_share, blocks)
+    return Tuned(backbone, tuned=own, checkpointing=checkpointing)

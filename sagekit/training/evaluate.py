@@ -58,7 +58,7 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
     backbone = model.frozen_backbone()
     place = None
     if backbone is not None:
-        place = frozen.place(backbone, split, config.views, config.machine, device, ensembling, show)
+        place = frozen.place(backbone, split, config.views, model.interpolation, config.machine, device, ensembling, show)
     known = None if place is None else frozen.read(place, len(split))
     scalars = (model.scalars().get("s_v", 0.0), model.scalars().get("s_t", 0.0))
     parts = []
@@ -92,7 +92,7 @@ def seen(model: Method, split: Split, config: Config, accelerator: Accelerator) 
                                              accelerator.process_index, accelerator.num_processes, config.machine.workers,
                                              interpolation=model.interpolation):
         with measuring_precision(config.machine, crop.device):
-            parts.append((index, model.features(crop).own.float().cpu()))
+            parts.append((index, model.shown(crop).float().cpu()))
     parts = gather_object(parts)
     order = torch.cat([index for index, _ in parts]).argsort()
     return Seen(torch.cat([own for _, own in parts])[order], split.labels)

@@ -81,6 +81,31 @@ def test_a_small_photograph_is_cropped_exactly(tmp_path):
         assert torch.equal(ours, exact.flip(-1) if flips[0] else exact)
 
 
+@pytest.mark.parametrize("view", [views.bicubic, views.half, views.minimal])
+def test_a_small_photograph_s_bicubic_crop_is_torchvision_s(tmp_path, view):
+    scene(60, 70).save(tmp_path / "a.png")
+    for seed in range(4):
+        (ours,) = photos.train_views(tmp_path / "a.png", 48, (view,), ViewSettings(), torch.Generator().manual_seed(seed), 0.5)
+        (box,), flips, _ = views.draw_train_views(1, 60, 70, view, ViewSettings(), torch.Generator().manual_seed(seed), 0.5)
+        exact, linear = (
+            v2.functional.resized_crop(whole(tmp_path / "a.png"), *box.int().tolist(), [48, 48], kind, antialias=True)
+            for kind in (v2.InterpolationMode.BICUBIC, v2.InterpolationMode.BILINEAR))
+        assert torch.equal(ours, exact.flip(-1) if flips[0] else exact)
+        assert not torch.equal(exact, linear)
+
+
+def test_a_file_s_squares_widen_with_the_epochs(large):
+    """In the last epoch the largest square, somewhere along the longer side."""
+    view = views.View("a", "square", (0.08, 1.0), interpolation="bicubic", epochs=4)
+    image = whole(large)
+    for seed in range(3):
+        (ours,) = photos.train_views(large, 48, (view,), ViewSettings(), torch.Generator().manual_seed(seed), 0.75)
+        (box,), *_ = views.draw_train_views(1, 901, 1203, view, ViewSettings(), torch.Generator().manual_seed(seed), 0.75)
+        assert box[2:].tolist() == [901, 901]
+        exact = v2.functional.resized_crop(image, *box.int().tolist(), [48, 48], v2.InterpolationMode.BICUBIC, antialias=True)
+        assert (ours.float() - exact.float()).abs().mean() < 4
+
+
 def test_a_file_is_shown_in_several_views(large):
     """Each recipe draws after the one before it, and what it alters is bytes."""
     def shown(seed, *recipes):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -95,6 +96,34 @@ def test_shifted_images_are_padded_with_black_and_cropped():
         torch.testing.assert_close(result, padded[:, 4 + top : 36 + top, 4 + left : 36 + left], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("bytes_", [True, False])
+def test_a_bicubic_crop_is_torchvision_s_within_it(bytes_):
+    """From two pixels and a half inside a crop's own edge on, as ours looks beyond it and torchvision's does not; half a pixel
+    inside the image's, since ours repeats the outermost one there. What overshoots is cut off, in both."""
+    boxes = torch.tensor([[0, 0, 32, 40], [3, 5, 16, 14], [8, 20, 20, 18], [2, 4, 24, 24]]).float()
+    images, flip = IMAGES[:4] if bytes_ else IMAGES[:4] / 255, torch.tensor([False, True, False, True])
+    most = 255 if bytes_ else 1
+    ours = views.crop_and_resize(images, boxes, 96, flip, "bicubic")
+    for image, box, mirrored, result in zip(images.float(), boxes.int().tolist(), flip, ours, strict=True):
+        exact = v2.functional.resized_crop(image, *box, [96, 96], v2.InterpolationMode.BICUBIC, antialias=False)
+        exact = (exact.flip(-1) if mirrored else exact).clamp(0, most)
+        rows, columns = (math.ceil((0.5 if box == [0, 0, 32, 40] else 2.5) * 96 / side) for side in box[2:])
+        ours_in, exact_in = (x[:, rows : 96 - rows, columns : 96 - columns] for x in (result, exact))
+        torch.testing.assert_close(ours_in, exact_in, atol=2e-5 * most, rtol=1e-4)
+    assert (ours.min(), ours.max()) == (0, most)
+
+
+def test_bicubic_sees_beyond_the_crop_and_bilinear_does_not():
+    """A bright left half next to a grey crop: the cubic undershoots where it meets it."""
+    image = torch.full((1, 3, 20, 20), 0.5)
+    image[..., :10] = 1
+    box, flip = torch.tensor([[0.0, 10, 20, 10]]), torch.tensor([False])
+    assert (views.crop_and_resize(image, box, 40, flip, "bilinear") - 0.5).abs().max() < 1e-6
+    cubic = views.crop_and_resize(image, box, 40, flip, "bicubic")
+    assert cubic[..., :6].min() < 0.49
+    assert (cubic[..., 8:] - 0.5).abs().max() < 1e-6
+
+
 def test_halving_averages_two_by_two_pixels():
     image, whole = torch.rand(1, 3, 40, 40), torch.tensor([[0.0, 0, 40, 40]])
     half = views.crop_and_resize(image, whole, 20, torch.zeros(1, dtype=torch.bool))
@@ -115,7 +144,8 @@ def test_a_view_draws_as_its_recipe_says():
 
 def test_only_views_that_alter_pixels_draw_seeds():
     """So the boxes and flips of the others stay what they were before there were alterations."""
-    assert [name for name in views.RECIPES if drawn(views.RECIPES[name]).seeds is None] == ["crop", "shift"]
+    assert [name for name in views.RECIPES if drawn(views.RECIPES[name]).seeds is None] == ["crop", "shift", "half", "bicubic",
+                                                                                            "minimal"]
     plain, altered = drawn(views.shift), drawn(views.strong)
     assert torch.equal(plain.boxes, altered.boxes)
     assert torch.equal(plain.flips, altered.flips)
@@ -136,8 +166,79 @@ def test_a_view_is_a_function_of_its_generator(name):
 
 
 def test_recipes_have_stable_names_and_hashes():
-    assert len({hash(view) for view in views.RECIPES.values()}) == 7
-    assert repr(views.sim) == "View(name='sim', draw='crop', scale=(0.08, 1.0), alter=('colour', 'grey'))"
+    assert len({hash(view) for view in views.RECIPES.values()}) == 11
+    assert repr(views.sim) == ("View(name='sim', draw='crop', scale=(0.08, 1.0), alter=('colour', 'grey'), "
+                               "interpolation='bilinear', epochs=1)")
+
+
+# --- LIFT+'s squares ------------------------------------------------------------------------------------------------------
+
+
+def squares(done, shape=(100, 100), epochs=5, scale=(0.08, 1.0), n=3000):
+    return views.draw_squares(n, *shape, scale, epochs, done, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("epoch", range(5))
+def test_a_square_s_area_is_uniform_above_what_the_epoch_allows(epoch):
+    """a + (b - a) s, s = 1 - sqrt(1 - t^2): 0.08 at first, then 0.11, 0.20, 0.39, and 1 in the last of five epochs."""
+    boxes = squares(epoch / 5, (1000, 1000))
+    least = 0.08 + 0.92 * (1 - math.sqrt(1 - (epoch / 4) ** 2))
+    area = boxes[:, 2] * boxes[:, 3] / 1e6
+    assert area.min().item() == pytest.approx(least, abs=0.003)
+    assert area.max().item() == pytest.approx(1, abs=0.003)
+    assert area.mean().item() == pytest.approx((least + 1) / 2, abs=0.02)
+    assert area.std(unbiased=False).item() == pytest.approx((1 - least) / math.sqrt(12), abs=0.01)  # a uniform law's
+
+
+def test_a_square_lies_anywhere_in_the_image():
+    boxes = squares(0.0, (60, 90), n=20_000)
+    assert torch.equal(boxes[:, 2], boxes[:, 3])
+    assert (boxes[:, :2] >= 0).all()
+    room = torch.stack([60 - boxes[:, 2], 90 - boxes[:, 3]], 1)
+    assert (boxes[:, :2] <= room).all()
+    for side in (0, 1):
+        for edge in (boxes[:, side] == 0, boxes[:, side] == room[:, side]):  # both ends are reached
+            assert edge.any()
+    share = (boxes[:, :2] / room.clamp(min=1))[room.min(1).values > 20]
+    assert (share.mean(0) - 0.5).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(40, 160), (160, 40)])
+def test_no_square_is_larger_than_the_image_is_narrow(shape):
+    """Both ends are the largest square's at most: a quarter of the area here, which is the whole choice from its epoch on."""
+    sides = squares(0.0, shape)[:, 2]
+    assert sides.max() == 40
+    assert sides.min().item() == pytest.approx(math.sqrt(0.08 * 6400), abs=1)
+    wide = squares(4 / 5, shape)
+    assert (wide[:, 2:] == 40).all()
+    assert wide[:, :2].max() > 60  # it moves along the longer side
+    assert (squares(3 / 5, shape)[:, 2] == 40).all()  # 0.39 of the area is more than there is
+
+
+def test_one_epoch_shows_the_whole_square():
+    assert (squares(0.0, epochs=1) == torch.tensor([0.0, 0, 100, 100])).all()
+
+
+def test_a_tiny_image_has_a_square_of_a_pixel():
+    boxes = squares(0.0, (2, 1), n=50)
+    assert (boxes[:, 2:] == 1).all()
+    assert set(boxes[:, 0].tolist()) == {0, 1}
+
+
+def test_squares_keep_what_the_settings_say_as_crops_do():
+    settings = ViewSettings(crop_scale=(0.5, 0.6))
+    for view, least in ((views.minimal, 0.5), (views.View("a", "square", (0.9, 1.0)), 0.9)):
+        view = dataclasses.replace(view, epochs=3)
+        boxes = views.draw_train_views(500, 400, 400, view, settings, torch.Generator().manual_seed(0)).boxes
+        assert (boxes[:, 2] ** 2 / 400**2).min().item() == pytest.approx(least, abs=0.005)
+        assert (boxes[:, 2] ** 2 / 400**2).max().item() == pytest.approx(least + 0.1, abs=0.005)
+
+
+def test_squares_are_not_flipped():
+    """Though the settings say flip, and the draws of the boxes go on as they were."""
+    draws = drawn(views.minimal)
+    assert not draws.flips.any()
+    assert drawn(views.bicubic).flips.any()
 
 
 def altered(alteration, image, n=400):

@@ -45,7 +45,7 @@ def predicted(backbone, split, ensembling=False, method="classifier", **settings
 def place(backbone, split, ensembling=False, **settings):
     """Where it is kept."""
     config = small(**settings)
-    return frozen.place(backbone, split, config.views, config.machine, CPU, ensembling)
+    return frozen.place(backbone, split, config.views, backbone.interpolation, config.machine, CPU, ensembling)
 
 
 def features(backbone, split, ensembling=False, method="classifier", **settings):
