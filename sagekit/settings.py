@@ -73,10 +73,11 @@ class DataSettings(Part):
 class NetworkSettings(Part):
     """Which network: a frozen CLIP, or one that is trained from scratch."""
 
-    backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, or a network from scratch: "
+    backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, a ViT of timm's (no text "
+                                              "tower) such as vit_base_patch16_224.augreg_in21k, or a network from scratch: "
                                               "resnet32, resnet10, resnet50, resnet152, resnext50")
-    pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai, also of a local file (empty: none); "
-                            "'random': no weights (benchmarks)")
+    pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai, also of a local file (empty: none; "
+                            "timm's names say it themselves); 'random': no weights (benchmarks)")
     weights: Path | None = Field(None, description="local file to take the weights from, in any common form")
     image_size: int = Field(32, ge=8, description="pixels that a network from scratch sees (a CLIP knows its own size)")
 

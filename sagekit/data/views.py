@@ -114,7 +114,8 @@ def draw_squares(n: int, height: int, width: int, view: View, done: float, g: to
     t = min(1.0, done * view.epochs / (view.epochs - 1)) if view.epochs > 1 else 1.0
     least, most = view.scale
     side = min(height, width)
-    low, high = (min(share, side**2 / (height * width)) for share in (least + (most - least) * (1 - math.sqrt(1 - t * t)), most))
+    least += (most - least) * (1 - math.sqrt(1 - t * t))
+    low, high = (min(share, side**2 / (height * width)) for share in (least, most))
     area = height * width * (low + (high - low) * torch.rand(n, generator=g))
     edge = area.sqrt().round().clamp(1, side)
     where = torch.rand(n, 2, generator=g)

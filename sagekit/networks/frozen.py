@@ -35,7 +35,7 @@ def cache_folder() -> Path:
 def text_rows(backbone: Backbone, sentences: Sequence[Sequence[str]], normalise_each: bool, shared: bool = False) -> Tensor:
     """``backbone.text_rows``, W^zs (C, d) or (C, e), from the cache where it is there."""
     text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
-    digest = _digest(backbone, {**text_tower, "proj": backbone.visual.proj})
+    digest = _digest(backbone, {**text_tower, "proj": backbone.projection})
     device = backbone.mean.device
     said = [[list(own) for own in sentences], normalise_each, device.type, torch.get_float32_matmul_precision(), shared]
     digest.update(json.dumps(said).encode())

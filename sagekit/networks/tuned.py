@@ -127,8 +127,7 @@ def tuned(backbone: Backbone, module: Module, bottleneck: int, prompts: int = 10
     if module in ("bitfit", "lora", "full"):
         return Tuned(backbone, tuned=twin(backbone, module, bottleneck, lora_scale), checkpointing=checkpointing)
     if module in ("vpt-shallow", "vpt-deep"):
-        patch = int(backbone.visual.conv1.kernel_size[0])
-        tokens = Prompts(width, prompts, backbone.layers, patch, deep=module == "vpt-deep")
+        tokens = Prompts(width, prompts, backbone.layers, backbone.patch_size, deep=module == "vpt-deep")
         return Tuned(backbone, prompts=tokens, checkpointing=checkpointing)
     adapters: list[nn.Module] | None = None
     if module == "adapter":
