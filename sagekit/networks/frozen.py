@@ -49,7 +49,7 @@ def text_rows(backbone: Backbone, sentences: Sequence[Sequence[str]], normalise_
 
 def place(backbone: Backbone, split: Split, views: ViewSettings, machine: MachineSettings, device: torch.device,
           ensembling: bool, show: bool = True) -> Path | None:
-    """The file of the cache for f^zs of every view of ``split``: one, or five crops (``ensembling``).
+    """The file of the cache for f^zs of every view of ``split``: one, or the crops of ``views.ensemble`` (``ensembling``).
 
     None where an image file cannot be read: whoever decodes it will say so.
     """
@@ -58,10 +58,15 @@ def place(backbone: Backbone, split: Split, views: ViewSettings, machine: Machin
         digest.update(split.pixels(machine.workers, show).encode())
     except UserError:
         return None
-    view = crop_margin(views, backbone.image_size) if ensembling else test_side(views, backbone.image_size)
+    if not ensembling:
+        view = f"single {test_side(views, backbone.image_size)}"
+    elif views.ensemble == "random_crops":
+        view = f"random_crops {views.random_crops} {views.crop_scale} {views.flip}"
+    else:
+        view = f"{views.ensemble} {crop_margin(views, backbone.image_size)}"
     with measuring_precision(machine, device):
         products = "bf16" if torch.is_autocast_enabled(device.type) else torch.get_float32_matmul_precision()
-    digest.update(f"{ensembling} {view} {backbone.interpolation} {products} {device.type}".encode())
+    digest.update(f"{view} {backbone.interpolation} {products} {device.type}".encode())
     return cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
 
 

@@ -189,5 +189,5 @@ def _same_classes(state: dict[str, Tensor], cfg: dict[str, Any], path: Path, nam
     """Raise ``UserError`` where a classifier in the file tells that its weights are not those of the name's tag."""
     found, expected = state.get("head.weight"), cfg["num_classes"]
     if found is not None and expected and len(found) != expected:
-        raise UserError(f"{path} has a classifier of {len(found)} classes, and {name} one of {expected}: it holds other "
-                        "weights. Name what it holds (_ft_in1k: 1000 classes), or leave the classifier (head.) out of the file.")
+        raise UserError(f"{path} has a classifier of {len(found)} classes, and {name} one of {expected}: it holds "
+                        "other weights. Name what it holds (_ft_in1k: 1000 classes), or leave the classifier (head.) out of it.")
