@@ -87,7 +87,9 @@ def measured(batch: int, repeats: int) -> pd.DataFrame:
     """A row a method and stage: ``ms`` and ``memory_mb`` of a step, ``test_ms`` an image, the parameters that are trained, and
     their ratios to LIFT's."""
     backbone = load_backbone(sk.Config.preset("cifar100-lt-100", "lift", backbone=BACKBONE, pretrained="random").network)
-    steps, tests, rows = {}, {}, {}
+    steps: dict[str, Callable[[], None]] = {}
+    tests: dict[str, Callable[[], None]] = {}
+    rows: dict[str, dict[str, object]] = {}
     for method, row in FOUNDATION.items():
         found = list(ways(method, backbone, batch))
         for way in found:
@@ -101,8 +103,8 @@ def measured(batch: int, repeats: int) -> pd.DataFrame:
         if not found:
             rows[row] = {"method": row, "parameters": 0}
     seconds = best_of(repeats, steps)
-    for way in steps:
-        rows[way]["ms"] = 1000 * seconds[way] / batch
+    for name in steps:
+        rows[name]["ms"] = 1000 * seconds[name] / batch
     seconds = best_of(repeats, tests)
     for name, line in rows.items():
         line["test_ms"] = 1000 * seconds[name.partition(", stage")[0]] / batch

@@ -69,8 +69,13 @@ def model_of(config: Config, backbone: Backbone, classes: int = 100, device: tor
     The rows of their texts are random: encoding them would take longer than what is measured, and changes nothing of it.
     """
     g = torch.Generator().manual_seed(0)
+    proj = getattr(backbone.visual, "proj", None)
     rows = F.normalize(torch.randn(classes, backbone.width, generator=g), dim=1).to(device)
-    with mock.patch.object(Texts, "rows", return_value=rows):
+
+    def made_up_rows(*_: object, shared: bool = False) -> torch.Tensor:
+        return F.normalize(rows @ proj, dim=1) if shared and proj is not None else rows
+
+    with mock.patch.object(Texts, "rows", side_effect=made_up_rows):
         names, counts = [f"thing {c}" for c in range(classes)], list(range(classes, 0, -1))
         return build_model(config, names, backbone, device, counts)
 

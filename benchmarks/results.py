@@ -90,8 +90,8 @@ ABOUT = {
     "table7":
         "24 px, 15 epochs; learning rates searched on one or two seeds of another draw, without the factor (docs/studies.md).",
     "foundation":
-        "Every method that starts from a CLIP, at a rate out of six that validation images chose, two seeds each (of BALLAD its "
-        "first stage's). Differences are to LIFT. The mini CLIP was pretrained on captions of the same toy, and 48 classes "
+        "Every method that starts from a CLIP, at a rate out of six that validation images chose, two seeds each (of BALLAD "
+        "its first stage's). Differences are to LIFT. The mini CLIP was pretrained on captions of the same toy, and 48 classes "
         "are few: it does not say how the methods stand on real images.",
     "table9":
         "Each row at a rate out of six that validation images chose, two seeds each. Differences are to AdaptFormer, which is "

@@ -164,7 +164,8 @@ def train(
 @app.command()
 def evaluate(
     run: RunPath,
-    ensembling: Annotated[bool, typer.Option("--ensembling", help="Also average five crops.")] = False,
+    ensembling: Annotated[bool, typer.Option("--ensembling", help="Also average the run's crops (default: five).")] = False,
+    ensemble: Annotated[str | None, typer.Option(help="Also average five_crops, ten_crops or random_crops.")] = None,
     folded: Annotated[bool, typer.Option("--folded", help="Use the folded adapters that `sagekit fold` wrote.")] = False,
     split: Annotated[str, typer.Option(help="test, val, train, or an image list 'path label' in the run's classes.")] = "test",
     name: Annotated[str | None, typer.Option(help="Of the record; default: the split's, or the list's without suffix.")] = None,
@@ -181,7 +182,8 @@ def evaluate(
     opened = Run(run)
     changes = _changes(sets, data_root=data_root, weights=weights, device=device)
     check_changes(changes)
-    found = evaluate_run(opened, ensembling=ensembling or None, folded=folded, split=split, name=name, **changes)
+    found = evaluate_run(opened, ensembling=ensembling or None, folded=folded, split=split, name=name,
+                         ensemble=ensemble, **changes)
     if not _is_main_process():
         return
     for view in found["results"]:
@@ -229,7 +231,7 @@ def compare(
     paths: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders; default: all runs.")] = None,
     runs: RunsFolder = Path("runs"),
     groups: Annotated[str, typer.Option(help="own: by the data's counts; beta100: LIFT's CIFAR groups; thirds.")] = "own",
-    view: Annotated[str, typer.Option(help="single or five_crops.")] = "single",
+    view: Annotated[str, typer.Option(help="single, five_crops, ten_crops or random_crops.")] = "single",
     measures: Annotated[bool, typer.Option("--measures", help="Also top-5, macro-F1, calibration and other measures.")] = False,
 ) -> None:
     """Compare runs by mean / head / medium / tail, and each with the first on the same images."""

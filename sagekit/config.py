@@ -21,6 +21,7 @@ from .methods._network import as_lift
 from .methods._stages import Stage
 from .networks.resnet import NAME as SCRATCH
 from .networks.resnet import NAMES as FROM_SCRATCH
+from .networks.timm_vit import PREFIX as TIMM
 from .settings import DataSettings, MachineSettings, NetworkSettings, Part, ViewSettings, where
 
 FORMAT = 3
@@ -59,6 +60,8 @@ class Config(BaseModel):
         layers = {**PRESETS[name], **(_scratch(name) if needs == "scratch" else {}), **_own(name, method)}
         if needs != methods.load(method).needs:
             layers |= as_lift(_own(name, "lift")) | getattr(methods.about(method), "ON_LIFT", {})
+        if str(changes.get("backbone", "")).startswith(TIMM):  # its name says which weights
+            layers["pretrained"] = ""
         return cls.checked({"seed": 0, **layers, **changes, "preset_name": name, "method": method})
 
     def changed(self, /, **changes: Any) -> Config:
@@ -197,8 +200,8 @@ def _fits(name: str, needs: str, backbone: str) -> None:
     if needs == "clip":
         raise UserError(f"method {name} needs a CLIP and {backbone} is trained from scratch; choose another backbone, or one "
                         f"of the methods {others}.")
-    raise UserError(f"method {name} trains a network from scratch ({', '.join(FROM_SCRATCH)}) and {backbone} is a CLIP; leave "
-                    f"out backbone, or use one of the methods {others}.")
+    raise UserError(f"method {name} trains a network from scratch ({', '.join(FROM_SCRATCH)}) and {backbone} is pretrained; "
+                    f"leave out backbone, or use one of the methods {others}.")
 
 
 def yaml_value(value: Any) -> str:

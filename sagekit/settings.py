@@ -73,12 +73,16 @@ class DataSettings(Part):
 class NetworkSettings(Part):
     """Which network: a frozen CLIP, or one that is trained from scratch."""
 
-    backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, or a network from scratch: "
+    backbone: str = Field("mini", description="'mini', an open_clip ViT such as ViT-B-16-quickgelu, a ViT of timm's (no text "
+                                              "tower) such as vit_base_patch16_224.augreg_in21k, or a network from scratch: "
                                               "resnet32, resnet10, resnet50, resnet152, resnext50")
-    pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai, also of a local file (empty: none); "
-                            "'random': no weights (benchmarks)")
+    pretrained: str = Field("", description="open_clip tag of the weights, e.g. openai, also of a local file (empty: none; "
+                            "timm's names say it themselves); 'random': no weights (benchmarks)")
     weights: Path | None = Field(None, description="local file to take the weights from, in any common form")
     image_size: int = Field(32, ge=8, description="pixels that a network from scratch sees (a CLIP knows its own size)")
+
+
+Ensemble = Literal["five_crops", "ten_crops", "random_crops"]
 
 
 class ViewSettings(Part):
@@ -88,8 +92,12 @@ class ViewSettings(Part):
     flip: bool = Field(True, description="horizontal flip with probability 1/2 (LIFT)")
     test_resize: int | None = Field(None, ge=8, description="pixels, then a centre crop; empty: image size * 8 // 7 (LIFT)")
     ensemble_margin: int | None = Field(
-        None, ge=1, description="five crops out of image size + this many pixels; empty: image size * 3 // 28 (LIFT)")
-    ensembling: bool = Field(False, description="also measure with five crops averaged (finding 10)")
+        None, ge=1, description="five or ten crops out of image size + this many pixels; empty: one and a half of a ViT's "
+                                "patches (LIFT: 24 of B/16, 21 of L/14), or image size * 3 // 28")
+    ensembling: bool = Field(False, description="also measure with the logits of several crops averaged (finding 10)")
+    ensemble: Ensemble = Field("five_crops", description="which: corners and centre (LIFT), those and their mirror images, or "
+                                                         "random_crops of crop_scale and flip (LIFT's 'randaug')")
+    random_crops: int = Field(10, ge=1, description="how many random crops (LIFT's table of them: 5, 10, 15, 20)")
 
 
 class MachineSettings(Part):

@@ -62,6 +62,17 @@ def test_train_evaluate_compare_fold(tmp_path, capsys):
     assert code == 0, err
     assert "single view" in out
     assert "five crops averaged" in out
+    code, out, err = call("evaluate", tmp_path / "sage", "--ensemble", "ten_crops", capsys=capsys)
+    assert code == 0, err
+    assert [words in out for words in ("single view", "five crops averaged", "ten crops averaged")] == [True] * 3
+    code, out, err = call("compare", tmp_path / "sage", "--view", "ten_crops", capsys=capsys)
+    assert (code, "ten crops averaged" in out) == (0, True)
+    code, _, err = call("compare", tmp_path / "lift", "--view", "random_crops", capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "was measured without random crops; run `sagekit evaluate" in err
+    assert "--ensemble random_crops`" in err
+    code, _, err = call("evaluate", tmp_path / "sage", "--ensemble", "six", capsys=capsys)
+    assert (code, err) == (2, "sagekit: there is no ensemble 'six'; there are five_crops, ten_crops, random_crops.\n")
     code, _, err = call("evaluate", tmp_path / "sage", "--weights", "none.safetensors", capsys=capsys)
     assert (code, err) == (2, "sagekit: no weight file at none.safetensors.\n")
     code, out, err = call("evaluate", tmp_path / "sage", "--split", "val", capsys=capsys)

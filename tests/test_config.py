@@ -114,7 +114,7 @@ def test_unknown_names_show_the_nearest():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"backbone": "mini"}, "method scratch trains a network from scratch (resnet32, resnet10, resnet50, resnet152, resnext50) "
-     "and mini is a CLIP; leave out backbone, or use one of"),
+     "and mini is pretrained; leave out backbone, or use one of"),
     ({"module": "lora"}, "'module' is a setting of classifier, lift, lift_plus, not of scratch"),
     ({"loss": "kps"}, "loss kps needs head=cosine"),
     ({"loss": "la", "gamma": 0.1, "tau": 0.5}, "Eq 22 has tau = 1"),

@@ -27,7 +27,8 @@ trainer = sys.modules["sagekit.training.train"]  # the module: sagekit.train its
 
 NAMES = methods.names()
 DATA = {"largest_class": 12, "imbalance_ratio": 4.0, "test_per_class": 2, "share_stages": False}
-EXTRA = {"cmo": {"plain_epochs": 0, "mix_probability": 1.0}, "fur": {"extractor_epochs": 2, "norms": "train"},
+EXTRA = {"ballad": {"adapter_epochs": 2}, "cmo": {"plain_epochs": 0, "mix_probability": 1.0},
+         "fur": {"extractor_epochs": 2, "norms": "train"},
          "otmix": {"plain_epochs": 0, "mix_probability": 1.0, "transport_power": 0.0}}
 """FUR's norms: with the statistics that BatchNorm starts from, an untrained network's features are huge."""
 TELLING = {"sage": {"lambda_1": 0.1, "lambda_2": 0.3, "lambda_3": 0.7, "gamma": 0.4}}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from reference import affine, compensated, features, logit_adjusted, logits
+from reference import affine, attention, compensated, features, logit_adjusted, logits
 from scipy.special import ive
 from torch import Tensor
 
@@ -331,11 +331,84 @@ def proco_step(model: Method, batch: Batch, n: Tensor, starts: Tensor) -> Tensor
     return total
 
 
+def block_output(block: torch.nn.Module, tokens: Tensor, position: int) -> Tensor:
+    """What a block makes of one of the ``tokens`` (N, d) that it sees."""
+    mid = attention(block, tokens)[position] + tokens[position]
+    return mid + block.mlp(block.ln_2(mid))
+
+
+def text_of(model: Method, sentence: str, prompts: list[Tensor]) -> Tensor:
+    """t (e) of one class: ``prompts`` (M, w) stand behind the start, the first before block 1, another before each block after
+    it as long as there are some; each token sees those before it."""
+    backbone, m = model.net.tuned, len(prompts[0]) if prompts else 0
+    clip, ids = backbone.clip, backbone.tokenizer([sentence])[0].tolist()
+    end = ids.index(max(ids))
+    x = [clip.token_embedding.weight[i] for i in ids[: end + 1]]
+    x = [x[0], *(prompts[0] if m else []), *x[1:]]
+    x = torch.stack([token + clip.positional_embedding[i] for i, token in enumerate(x)])
+    for number, block in enumerate(clip.transformer.resblocks):
+        if 0 < number < len(prompts):
+            x = torch.cat([x[:1], prompts[number], x[1 + m :]])
+        x = torch.stack([block_output(block, x[: i + 1], i) for i in range(len(x))])
+    return clip.ln_final(x[-1]) @ clip.text_projection
+
+
+def image_of(model: Method, image: Tensor, prompts: list[Tensor]) -> Tensor:
+    """f P (e) of one image: ``prompts`` (M, d) behind the patches, before the first norm, and then in their own places before
+    block after block."""
+    net = model.net.tuned
+    visual, pixels = net.visual, (image[None] - net.mean) / net.std
+    patches = visual.conv1(pixels)[0].flatten(1).T
+    x = torch.cat([visual.class_embedding[None], patches]) + visual.positional_embedding
+    own = len(x)
+    x = visual.ln_pre(torch.cat([x, *prompts[:1]]))
+    for number, block in enumerate(net.blocks):
+        if 0 < number < len(prompts):
+            x = torch.cat([x[:own], prompts[number]])
+        x = torch.stack([block_output(block, x, i) for i in range(len(x))])
+    return visual.ln_post(x[0]) @ visual.proj
+
+
+def to_texts(model: Method, f: Tensor, texts: list[Tensor]) -> Tensor:
+    """z (C,) of one image."""
+    return torch.stack([model.settings.logit_scale * (t / t.norm()) @ (f / f.norm()) for t in texts])
+
+
+def prompted_step(model: Method, batch: Batch, n: Tensor, sentence: str, words: list[Tensor], seen: list[Tensor]) -> Tensor:
+    """Eq 1 of the cosines of prompted images and prompted texts."""
+    texts = [text_of(model, sentence.format(name), words) for name in NAMES]
+    return mean([logit_adjusted(to_texts(model, image_of(model, image, seen), texts), y, n)
+                 for image, y in zip(batch.views[0], batch.labels.tolist(), strict=True)])
+
+
+def maple_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
+    """Each image prompt is a linear map of the text prompt of its block."""
+    words = list(model.net.prompts.vectors)
+    seen = [affine(own, one) for own, one in zip(words, model.net.prompts.maps, strict=True)]
+    return prompted_step(model, batch, n, "of a {}.", words, seen)
+
+
+def ballad_step(model: Method, batch: Batch, stage: int) -> Tensor:
+    """CE; in stage 2 of mixed features, to the texts that were kept."""
+    a, losses = model.settings.adapter_weight, []
+    texts = list(model.rows) if stage else [text_of(model, f"a photo of a {name}.", []) for name in NAMES]
+    for image, y in zip(batch.views[0], batch.labels.tolist(), strict=True):
+        f = image_of(model, image, [])
+        if stage:
+            f = a * torch.stack([row @ f for row in model.adapter.weight]) + (1 - a) * f
+        losses.append(cross_entropy(to_texts(model, f, texts), y))
+    return mean(losses)
+
+
+NAMES = ["plain circle", "striped star", "dotted heart", "dotted star"]
+"""The classes that ``test_methods`` asks about."""
 Step = Callable[[Method, tuple[Batch, ...], Now, Tensor], Tensor]
 TWINS: dict[str, Step] = {
+    "ballad": lambda m, b, at, n: ballad_step(m, *b, at.stage),
     "bbn": lambda m, b, at, n: bbn_step(m, *b, at.epoch, m.settings.epochs),
     "classifier": lambda m, b, at, n: lift_step(m, *b, n),
     "cmo": lambda m, b, at, n: cmo_or_ce(m, b, at),
+    "coop": lambda m, b, at, n: prompted_step(m, *b, n, "{}.", [m.vectors], []),
     "crt": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
     "disalign": lambda m, b, at, n: disalign_step(m, *b, n) if at.stage else ce_step(m, b[0].views[0], b[0].labels),
     "dive": lambda m, b, at, n: dive_step(m, *b, n, at),
@@ -345,6 +418,7 @@ TWINS: dict[str, Step] = {
     "lift": lambda m, b, at, n: lift_step(m, *b, n),
     "lift_plus": lambda m, b, at, n: lift_step(m, *b, n),
     "lws": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+    "maple": lambda m, b, at, n: maple_step(m, *b, n),
     "mislas": lambda m, b, at, n: mislas_step(m, *b, n) if at.stage else mixup_step(m, *b, at),
     "mixup": lambda m, b, at, n: mixup_step(m, *b, at),
     "ncm": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),

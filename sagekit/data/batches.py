@@ -2,7 +2,8 @@
 
 A step is fed one batch from each sampler, and each image in it as every view shows it. A sampler's order depends on
 (seed, epoch) alone, and an image's random views on (seed, epoch, step) or, for files, on (seed, epoch, place): a resumed run,
-or one with other worker processes, sees the same pixels. ``epoch`` counts through all stages.
+or one with other worker processes, sees the same pixels. ``epoch`` counts through all stages. A test image's random
+crops depend on its place alone.
 """
 
 from __future__ import annotations
@@ -95,13 +96,15 @@ def train_batches(split: Split, feed: Feed, settings: ViewSettings, size: int, s
 def evaluation_batches(split: Split, settings: ViewSettings, size: int, device: torch.device, ensembling: bool, rank: int = 0,
                        processes: int = 1, workers: int = 0, *,
                        interpolation: Interpolation) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """Yield (views, index) for this process's share of a split in order: one centre view or five crops, each float
+    """Yield (views, index) for this process's share of a split in order: one centre view or several crops, each float
     (b, 3, size, size), and the images' places ``index`` (b,) in the split. ``size`` and ``interpolation`` are the method's."""
     index = torch.arange(rank, len(split), processes)
     chunks = list(index.split(500 if split.images is not None and size < 100 else 64))
     if split.images is not None:
         for chunk in chunks:
-            yield views.evaluation_views(split.images[chunk].to(device), size, settings, ensembling, interpolation), chunk
+            shown = split.images[chunk].to(device)
+            draws = map(_of_test_image, chunk.tolist())
+            yield views.evaluation_views(shown, size, settings, ensembling, interpolation, draws), chunk
         return
     files = _TestPhotos(split, size, settings, ensembling, interpolation)
     loader = _loader(files, [chunk.tolist() for chunk in chunks], device, workers)
@@ -122,6 +125,11 @@ def single_views(split: Split, settings: ViewSettings, size: int,
 
 def _generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*numbers))
+
+
+def _of_test_image(place: int) -> torch.Generator:
+    """What a test image's random crops are drawn from: the same in every measurement."""
+    return _generator(0, 0, place, 0, 2)
 
 
 def _dealt(images: int, part: int, rank: int, processes: int, accumulate: int) -> slice:
@@ -187,7 +195,7 @@ class _TrainPhotos(Dataset[tuple[tuple[Tensor, ...], Tensor, int]]):
 
 @dataclass
 class _TestPhotos(Dataset[Tensor]):
-    """Each file's deterministic views."""
+    """Each file's test views, the same whenever it is measured."""
 
     split: Split
     size: int
@@ -198,4 +206,4 @@ class _TestPhotos(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         assert self.split.paths is not None
         return photos.evaluation_views(self.split.paths[index], self.size, self.settings, self.ensembling,
-                                       self.interpolation)
+                                       self.interpolation, _of_test_image(index))

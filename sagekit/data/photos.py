@@ -75,18 +75,25 @@ def _train_view(path: Path, size: int, view: View, settings: ViewSettings, g: to
 
 def _cropped(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator,
              done: float) -> tuple[Tensor, Tensor | None]:
+    with _opened(path, str(path)) as image:
+        whole = upright_size(image)
+        draws = views.draw_train_views(1, *whole, view, settings, g, done)
+        pixels = _pixels(image, reduction(draws.boxes[:, 2:].min().item(), size))
+    return _cut(pixels, whole, draws, size, view.interpolation)[0], draws.seeds
+
+
+def _cut(pixels: Tensor, whole: tuple[int, int], draws: views.Draws, size: int, interpolation: Interpolation) -> list[Tensor]:
+    """The crops of ``draws``, uint8 (3, size, size) each, out of ``pixels`` (3, h, w) of a file of ``whole`` height, width."""
     from torchvision.transforms import v2  # slow to import
 
-    with _opened(path, str(path)) as image:
-        height, width = upright_size(image)
-        (box,), flips, seeds = views.draw_train_views(1, height, width, view, settings, g, done)
-        pixels = _pixels(image, reduction(box[2:].min().item(), size))
-    shrunk = torch.tensor(pixels.shape[1:]) / torch.tensor([height, width])
-    top, left = (box[:2] * shrunk).round().int().tolist()
-    bottom, right = ((box[:2] + box[2:]) * shrunk).round().int().tolist()
-    shown = v2.functional.resized_crop(pixels, top, left, bottom - top, right - left, [size, size],
-                                       v2.InterpolationMode(view.interpolation), antialias=True)
-    return shown.flip(-1) if flips[0] else shown, seeds
+    shrunk, found = torch.tensor(pixels.shape[1:]) / torch.tensor(whole), []
+    for box, flip in zip(draws.boxes, draws.flips.tolist(), strict=True):
+        top, left = (box[:2] * shrunk).round().int().tolist()
+        bottom, right = ((box[:2] + box[2:]) * shrunk).round().int().tolist()
+        shown = v2.functional.resized_crop(pixels, top, left, bottom - top, right - left, [size, size],
+                                           v2.InterpolationMode(interpolation), antialias=True)
+        found.append(shown.flip(-1) if flip else shown)
+    return found
 
 
 def _shifted(path: Path, size: int, view: View, settings: ViewSettings, g: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -98,11 +105,20 @@ def _shifted(path: Path, size: int, view: View, settings: ViewSettings, g: torch
     return views.crop_and_resize(centre[None], boxes, size, flips)[0].round().byte(), seeds
 
 
-def evaluation_views(path: Path, size: int, settings: ViewSettings, ensembling: bool, interpolation: Interpolation) -> Tensor:
-    """The centre view of the file or its five crops, float (1 or 5, 3, size, size) in 0..1. Raises as ``train_views``.
+def evaluation_views(path: Path, size: int, settings: ViewSettings, ensembling: bool, interpolation: Interpolation,
+                     g: torch.Generator | None = None) -> Tensor:
+    """The centre view of the file or the crops of ``settings.ensemble``, float (V, 3, size, size) in 0..1; the random ones are
+    drawn from ``g``. Raises as ``train_views``.
 
     Resized as bytes, as LIFT's transforms do: several times faster than in floats.
     """
+    if ensembling and settings.ensemble == "random_crops":
+        assert g is not None
+        with _opened(path, str(path)) as image:
+            whole = upright_size(image)
+            draws = views.draw_test_crops(*whole, settings, g)
+            pixels = _pixels(image, reduction(draws.boxes[:, 2:].min().item(), size))
+        return torch.stack(_cut(pixels, whole, draws, size, interpolation)) / 255
     resized = _resized(path, views.resized_side(settings, size, ensembling), interpolation)
     return torch.stack(views.evaluation_views(resized, size, settings, ensembling, interpolation))
 

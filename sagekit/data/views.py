@@ -17,15 +17,20 @@ cut out).
     rand        jitter, then RandAugment: two operations of strength 10 of 30
 
 Test: resize, centre crop. Resizing is bilinear or bicubic, as the model was trained (``Backbone.interpolation``); training
-crops are bilinear, as LIFT's are, where a recipe does not say bicubic. Five-crop ensembling: resize to a little more than the
-crop, take the corners and the centre, and average the five crops' logits (finding 10).
+crops are bilinear, as LIFT's are, where a recipe does not say bicubic. Ensembling averages the logits of several crops (finding
+10), as LIFT has them:
+
+    five_crops    resize to a little more than the crop; the corners and the centre
+    ten_crops     those and their mirror images
+    random_crops  RandomResizedCrop and flip, as in training, drawn from the image's place in its set alone
+
 Sets that fit in memory are cropped and flipped in one batched call where they live; ``photos`` does it file by file.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
@@ -224,7 +229,7 @@ def test_side(settings: ViewSettings, size: int) -> int:
 
 
 def crop_margin(settings: ViewSettings, size: int) -> int:
-    """Pixels by which the image is larger than its five crops of ``size``."""
+    """Pixels by which the image is larger than its five or ten crops of ``size``."""
     return settings.ensemble_margin or size * 3 // 28
 
 
@@ -248,12 +253,34 @@ def five_crops(images: Tensor, size: int, settings: ViewSettings,
     return v2.functional.five_crop(_shown(images, resized_side(settings, size, True), interpolation), [size, size])
 
 
+def ten_crops(images: Tensor, size: int, settings: ViewSettings,
+              interpolation: Interpolation = "bilinear") -> tuple[Tensor, ...]:
+    """``five_crops``, and those of the mirrored image."""
+    five, mirrored = (five_crops(one, size, settings, interpolation) for one in (images, images.flip(-1)))
+    return (*five, *mirrored)
+
+
+def random_crops(images: Tensor, size: int, settings: ViewSettings, draws: Iterable[torch.Generator],
+                 interpolation: Interpolation = "bilinear") -> tuple[Tensor, ...]:
+    """``settings.random_crops`` crops of each of ``images`` uint8 (B, 3, H, W), drawn from its own of ``draws``."""
+    drawn = [draw_test_crops(images.shape[-2], images.shape[-1], settings, g) for g in draws]
+    boxes, flips = torch.stack([one.boxes for one in drawn], 1), torch.stack([one.flips for one in drawn], 1)
+    return tuple(crop_and_resize(images, b, size, f, interpolation) / 255 for b, f in zip(boxes, flips, strict=True))
+
+
+def draw_test_crops(height: int, width: int, settings: ViewSettings, g: torch.Generator) -> Draws:
+    """The random crops of one test image."""
+    return draw_train_views(settings.random_crops, height, width, crop, settings, g)
+
+
 def evaluation_views(images: Tensor, size: int, settings: ViewSettings, ensembling: bool,
-                     interpolation: Interpolation = "bilinear") -> tuple[Tensor, ...]:
-    """The centre view alone, or the five crops."""
-    if ensembling:
-        return five_crops(images, size, settings, interpolation)
-    return (centre_view(images, size, settings, interpolation),)
+                     interpolation: Interpolation = "bilinear", draws: Iterable[torch.Generator] = ()) -> tuple[Tensor, ...]:
+    """The centre view alone, or the crops of ``settings.ensemble``; the random ones need a generator for each image."""
+    if not ensembling:
+        return (centre_view(images, size, settings, interpolation),)
+    if settings.ensemble == "random_crops":
+        return random_crops(images, size, settings, draws, interpolation)
+    return (five_crops if settings.ensemble == "five_crops" else ten_crops)(images, size, settings, interpolation)
 
 
 def resize(images: Tensor, side: int, interpolation: Interpolation = "bilinear") -> Tensor:

@@ -73,7 +73,7 @@ class Published(NamedTuple):
 
 class Method(Trained):
     """The interface. ``counts`` (C,): training images of every class; ``image_size``: pixels that the network sees, test images
-    resized by ``interpolation``."""
+    resized by ``interpolation``; ``margin``: by how much they are larger than their five crops, None: by the size."""
 
     Settings: ClassVar[type[Part]]
     needs: ClassVar[Literal["clip", "scratch"]]
@@ -86,6 +86,7 @@ class Method(Trained):
         super().__init__(task.backbone)
         self.settings, self.image_size = settings, task.image_size
         self.interpolation: Interpolation = "bilinear" if task.backbone is None else task.backbone.interpolation
+        self.margin = None if task.backbone is None else task.backbone.patch_size * 3 // 2
         self.register_buffer("counts", task.counts.clone(), persistent=False)
 
     @classmethod

@@ -1,4 +1,5 @@
-"""The frozen foundation model: one face over any plain ``open_clip`` ViT, the mini CLIP and OpenAI's ViT-B/16 alike.
+"""The frozen foundation model: one face over any plain ``open_clip`` ViT, the mini CLIP and OpenAI's ViT-B/16 alike, and over
+timm's (``timm_vit``), which have no text tower.
 
 One block (Eq 2-4), with pre-LN understood:
 
@@ -16,7 +17,8 @@ shared space take f P and t as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,7 @@ from ..data.views import Interpolation
 from ..errors import UserError, nearest
 from ..progress import bar
 from ..settings import NetworkSettings
-from . import mini, pretrained, weights
+from . import mini, pretrained, timm_vit, weights
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
@@ -42,21 +44,24 @@ TEXT_STEP = 24
 class Backbone(nn.Module):
     """A frozen CLIP: image tokens block by block, text features in R^d, and its pixel normalisation.
 
-    Attributes: ``name``, ``width`` d, ``layers`` L, ``heads`` h, ``image_size`` (pixels), ``patches`` (tokens but CLS),
-    ``interpolation`` (of test images, as it was trained), ``notes`` (one line each: what had to be assumed about its weights).
+    Attributes: ``name``, ``width`` d, ``layers`` L, ``heads`` h, ``image_size`` and ``patch_size`` (pixels), ``patches``
+    (tokens but CLS), ``interpolation`` (of test images, as it was trained), ``notes`` (one line each: what had to be assumed
+    about its weights, or what they have seen).
+
+    Without a ``tokenizer`` it has no text tower, and raises ``UserError`` where one is needed.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, name: str, mean: Sequence[float], std: Sequence[float],
+    def __init__(self, clip: nn.Module, tokenizer: Tokenizer | None, name: str, mean: Sequence[float], std: Sequence[float],
                  interpolation: Interpolation = "bilinear", notes: Sequence[str] = ()) -> None:
         from open_clip.transformer import QuickGELU  # slow to import
 
         super().__init__()
         self.visual = _plain_vit(clip, name)
         self.clip = clip.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer = tokenizer or partial(_no_texts, name)
         self.name = name
         self.interpolation: Interpolation = interpolation
         self.notes = list(notes)
@@ -65,6 +70,7 @@ class Backbone(nn.Module):
         self.layers = len(self.blocks)
         self.heads = self.blocks[0].attn.num_heads
         self.image_size = int(self.visual.image_size[0])
+        self.patch_size = int(self.visual.patch_size[0])
         self.patches = self.visual.positional_embedding.shape[0] - 1
         self.quick_gelu = isinstance(self.blocks[0].mlp.gelu, QuickGELU)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -126,9 +132,14 @@ class Backbone(nn.Module):
             tokens = tokens + self.mlp(index, tokens)
         return self.pool(tokens)
 
+    @property
+    def projection(self) -> Tensor:
+        """P (d, e). Raises ``UserError`` where there is no text tower."""
+        return _no_texts(self.name) if self.visual.proj is None else self.visual.proj
+
     def shared(self, features: Tensor) -> Tensor:
         """f P: features (B, d) in the space (B, e) that CLIP shares with texts."""
-        return features @ self.visual.proj
+        return features @ self.projection
 
     def text_features(self, class_names: Sequence[str], templates: Sequence[str], normalise_each: bool = True) -> Tensor:
         """``text_rows`` of each class's name in every one of ``templates``."""
@@ -141,13 +152,18 @@ class Backbone(nn.Module):
         ``normalise_each=False`` averages the features of the sentences as they are. ``shared`` leaves them in the shared space:
         (C, e).
         """
-        rows = []
+        rows, projection = [], self.projection
         for own in bar(sentences, what="class texts"):
             tokens = self.tokenizer(list(own)).to(self.mean.device)
             text = _encode_text(self.clip, tokens)
             text = (F.normalize(text, dim=-1) if normalise_each else text).mean(0)
-            rows.append(F.normalize(text if shared else text @ self.visual.proj.T, dim=-1))
+            rows.append(F.normalize(text if shared else text @ projection.T, dim=-1))
         return torch.stack(rows)
+
+
+def _no_texts(name: str, *_: object) -> NoReturn:
+    raise UserError(f"{name} has no text tower, and this method reads the class names; choose another backbone "
+                    "(ViT-B-16-quickgelu), or where the method has the setting start, --set start=class_mean.")
 
 
 def _encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
@@ -185,7 +201,7 @@ def _plain_vit(clip: nn.Module, name: str) -> VisionTransformer:
         "it pools by attention": visual.attn_pool is not None,
         "it does not pool the CLS token": visual.pool_type != "tok",
         "its last norm comes after pooling": visual.final_ln_after_pool,
-        "it has no projection": visual.proj is None,
+        "it has no projection": visual.proj is None and not isinstance(clip, timm_vit.ImageTower),
         "it drops patches": not isinstance(visual.patch_dropout, nn.Identity),
     }.items() if true]
     if odd:
@@ -194,7 +210,8 @@ def _plain_vit(clip: nn.Module, name: str) -> VisionTransformer:
 
 
 def load_backbone(settings: NetworkSettings) -> Backbone:
-    """The frozen model that ``settings.backbone`` names, with the weights of ``settings.weights`` or ``settings.pretrained``.
+    """The frozen model that ``settings.backbone`` names (mini, open_clip's or timm's name), with the weights of
+    ``settings.weights`` or ``settings.pretrained``.
 
     Of a local file ``pretrained`` says what it is: mean, std, interpolation and activation are those of the tag. ``notes`` say
     what was assumed. Raises ``UserError`` for an unknown name or tag, missing or unfitting weights, the wrong activation, no
@@ -208,8 +225,14 @@ def load_backbone(settings: NetworkSettings) -> Backbone:
         return Backbone(clip, mini.WordTokenizer(), name, (0.5,) * 3, (0.5,) * 3, "bilinear", notes)
     import open_clip  # slow to import
 
+    if name.startswith(timm_vit.PREFIX) and name not in open_clip.list_models():
+        tower, how, notes = timm_vit.load(settings)
+        return Backbone(tower, None, name, how["mean"], how["std"], how["interpolation"], notes)
     if name not in open_clip.list_models():
         raise UserError(f"open_clip has no model '{name}'.{nearest(name, open_clip.list_models())}")
+    if isinstance(open_clip.get_model_config(name)["vision_cfg"].get("layers"), list):  # said before its tag and GELU
+        raise UserError(f"{name} is a CLIP with a ResNet as its image tower, which has no transformer blocks or CLS token for "
+                        "what is trained here; use a ViT such as ViT-B-16-quickgelu.")
     random = tag == "random" and path is None
     look = {} if random or (path is not None and not tag) else pretrained.look(name, tag)
     clip = _fresh(name)

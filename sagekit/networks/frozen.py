@@ -35,7 +35,7 @@ def cache_folder() -> Path:
 def text_rows(backbone: Backbone, sentences: Sequence[Sequence[str]], normalise_each: bool, shared: bool = False) -> Tensor:
     """``backbone.text_rows``, W^zs (C, d) or (C, e), from the cache where it is there."""
     text_tower = {name: t for name, t in backbone.clip.state_dict().items() if not name.startswith("visual.")}
-    digest = _digest(backbone, {**text_tower, "proj": backbone.visual.proj})
+    digest = _digest(backbone, {**text_tower, "proj": backbone.projection})
     device = backbone.mean.device
     said = [[list(own) for own in sentences], normalise_each, device.type, torch.get_float32_matmul_precision(), shared]
     digest.update(json.dumps(said).encode())
@@ -49,8 +49,8 @@ def text_rows(backbone: Backbone, sentences: Sequence[Sequence[str]], normalise_
 
 def place(backbone: Backbone, split: Split, views: ViewSettings, interpolation: Interpolation, machine: MachineSettings,
           device: torch.device, ensembling: bool, show: bool = True) -> Path | None:
-    """The file of the cache for f^zs of every view of ``split``, resized by ``interpolation``: one, or five crops
-    (``ensembling``).
+    """The file of the cache for f^zs of every view of ``split``, resized by ``interpolation``: one, or the crops of
+    ``views.ensemble`` (``ensembling``).
 
     None where an image file cannot be read: whoever decodes it will say so.
     """
@@ -59,10 +59,15 @@ def place(backbone: Backbone, split: Split, views: ViewSettings, interpolation: 
         digest.update(split.pixels(machine.workers, show).encode())
     except UserError:
         return None
-    view = crop_margin(views, backbone.image_size) if ensembling else test_side(views, backbone.image_size)
+    if not ensembling:
+        view = f"single {test_side(views, backbone.image_size)}"
+    elif views.ensemble == "random_crops":
+        view = f"random_crops {views.random_crops} {views.crop_scale} {views.flip}"
+    else:
+        view = f"{views.ensemble} {crop_margin(views, backbone.image_size)}"
     with measuring_precision(machine, device):
         products = "bf16" if torch.is_autocast_enabled(device.type) else torch.get_float32_matmul_precision()
-    digest.update(f"{ensembling} {view} {interpolation} {products} {device.type}".encode())
+    digest.update(f"{view} {interpolation} {products} {device.type}".encode())
     return cache_folder() / f"images-{digest.hexdigest()[:32]}.safetensors"
 
 

@@ -28,7 +28,7 @@ KEPT = 20
 
 
 class TextTower(nn.Module):
-    """The text tower of ``backbone`` on one prompt a class; ``forward`` gives (C, e), not normalised.
+    """The text tower of ``backbone`` on one prompt a class; ``forward`` gives (C, e), not normalised. ``width`` w, ``layers``.
 
     Args:
         backbone: whose CLIP it is; the tower is that CLIP's own, trained where its parameters are.
@@ -51,6 +51,7 @@ class TextTower(nn.Module):
             raise UserError(f"{backbone.name} has no plain CLIP text tower that training could go through; choose a CLIP such "
                             "as ViT-B-16-quickgelu, or a method that reads the class names once (sagekit methods).")
         self.clip = [clip]  # in a list: its parameters are the backbone's
+        self.width, self.layers = clip.ln_final.normalized_shape[0], len(clip.transformer.resblocks)
         self.vectors, self.checkpointing = vectors, checkpointing
         tokens = torch.cat([backbone.tokenizer([prompt]) for prompt in prompts]).to(backbone.mean.device)
         words = int(tokens.ne(0).sum(1).max())
@@ -90,9 +91,8 @@ class TextTower(nn.Module):
 
     def memory(self) -> int:
         """Bytes that a step's backward pass keeps of the texts, about."""
-        (clip,) = self.clip
         classes, length = self.tokens.shape
-        return 4 * KEPT * classes * length * clip.ln_final.normalized_shape[0] * len(clip.transformer.resblocks)
+        return 4 * KEPT * classes * length * self.width * self.layers
 
     def beforehand(self, memory: int) -> list[str]:
         """One line on what the texts cost in a device's ``memory`` (bytes). Raises ``UserError`` where it is not enough."""

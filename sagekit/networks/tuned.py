@@ -44,12 +44,12 @@ class Tuned(nn.Module):
     Args:
         backbone: the frozen CLIP.
         adapters: a module (or None) for each block, from f~ (B, N, d) and the guidance (d,) to what is added.
-        prompts: VPT's tokens.
+        prompts: VPT's tokens, or another module from a block's number and its tokens (B, N, d) to those with prompts.
         tuned: a twin of ``backbone`` in its place.
         checkpointing: compute each block again in the backward pass.
     """
 
-    def __init__(self, backbone: Backbone, adapters: Sequence[nn.Module | None] | None = None, prompts: Prompts | None = None,
+    def __init__(self, backbone: Backbone, adapters: Sequence[nn.Module | None] | None = None, prompts: nn.Module | None = None,
                  tuned: Backbone | None = None, checkpointing: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
@@ -136,8 +136,8 @@ def tuned(backbone: Backbone, module: Module, bottleneck: int, prompts: int = 10
         raise UserError(f"last_blocks is {last_blocks} and {backbone.name} has {layers} blocks; choose 1 to {layers}.")
     first = 0 if last_blocks is None else layers - last_blocks
     if module in ("vpt-shallow", "vpt-deep"):
-        patch, deep = int(backbone.visual.conv1.kernel_size[0]), module == "vpt-deep"
-        tokens = Prompts(width, prompts, layers - first if deep else 1, patch, first if deep else 0)
+        deep = module == "vpt-deep"
+        tokens = Prompts(width, prompts, layers - first if deep else 1, backbone.patch_size, first if deep else 0)
         return Tuned(backbone, prompts=tokens, checkpointing=checkpointing)
     if module == "none":
         return Tuned(backbone, checkpointing=checkpointing)

@@ -21,7 +21,8 @@ from .paired import holm, p_value, paired_difference
 from .predictions import Predictions
 from .run import VIEWS, Run
 
-VIEW_NAMES = {"single": "single view", "five_crops": "five crops averaged"}
+VIEW_NAMES = {"single": "single view", "five_crops": "five crops averaged", "ten_crops": "ten crops averaged",
+              "random_crops": "random crops averaged"}
 MEASURES = {"top5": "top-5", "macro_f1": "macro-F1", "worst_class": "worst class", "harmonic_mean": "harmonic mean",
             "geometric_mean": "geometric mean", "calibration_error": "ECE", "negative_log_likelihood": "NLL"}
 """What is measured beside the accuracies, and its name in tables."""
@@ -58,7 +59,8 @@ def line(run: Run, view: str = "single", definition: str = "own") -> dict[str, A
         raise UserError(f"unknown view or groups: '{view}', '{definition}'. Views: {', '.join(VIEWS)}; groups: "
                         f"{', '.join(DEFINITIONS)}.")
     if view not in run.metrics["results"]:
-        raise UserError(f"{run.path} was measured without five crops; run `sagekit evaluate {run.path} --ensembling`.")
+        raise UserError(f"{run.path} was measured without {view.replace('_', ' ')}; run `sagekit evaluate {run.path} "
+                        f"--ensemble {view}`.")
     run.groups(definition)  # or say that it has none
     result = run.metrics["results"][view]
     row = {"run": run.name, "method": run.config.method, "data": run.metrics["data"], "seed": run.config.seed,

@@ -4,9 +4,9 @@
     metrics.json          what evaluation measured on the test images: all, head, medium, tail, per class, ...
     metrics-NAME.json     the same of other images: val, train, or an image list; ``split``, ``images``, ``digest``, ``results``
     history.csv           one row an epoch, counted through all stages; "waiting" are the seconds until batches were there
-    predictions.npz       labels, and the logits z, z_v, z_t in half precision ("five_crops_..." with ensembling), each
-                          image's shifted so that its largest is 0; with very many classes the likeliest (``predictions``);
-                          ``files``: the images' files, relative to data_root, of a set that has files
+    predictions.npz       labels, and the logits z, z_v, z_t in half precision (``VIEWS``: "five_crops_..." and others with
+                          ensembling), each image's shifted so that its largest is 0; with very many classes the likeliest
+                          (``predictions``); ``files``: the images' files, relative to data_root, of a set that has files
     predictions-NAME.npz  likewise, beside each metrics-NAME.json
     weights.safetensors   trained tensors only, with backbone and class names as metadata
     state.pt              while training: what is needed to resume
@@ -35,7 +35,7 @@ from ..errors import UserError
 from ..files import explained, load_tensors, save_tensors, write_atomic, write_text
 from .predictions import Predictions
 
-VIEWS = {"single": "", "five_crops": "five_crops_"}
+VIEWS = {"single": "", "five_crops": "five_crops_", "ten_crops": "ten_crops_", "random_crops": "random_crops_"}
 """How an image was shown, and the prefix of its arrays in ``predictions.npz``."""
 SPLITS = ("train", "val", "test")
 """The run's own images, by the names of their records."""
@@ -140,7 +140,7 @@ class Run:
         except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
             raise UserError(f"{file} is damaged ({error}).") from None
         if z is None:
-            raise UserError(f"{self.path} has no '{view}' predictions of '{split}'; run {command} --ensembling`.")
+            raise UserError(f"{self.path} has no '{view}' predictions of '{split}'; run {command} --ensemble {view}`.")
         if any(part is not None and (part.ndim != 2 or len(part) != len(labels)) for part in (z, z_v, z_t, classes)):
             raise UserError(f"{file} is damaged: its arrays have different lengths.")
         if classes is not None and (rest is None or classes.shape != z.shape or len(rest) != len(z)):

@@ -103,7 +103,8 @@ def table_9(start: Start) -> dict[str, Row]:
     rate chosen on validation images."""
     lift = start("lift")
     names = {"none": "classifier only", "bitfit": "BitFit", "vpt-shallow": "VPT-shallow", "vpt-deep": "VPT-deep",
-             "adapter": "Adapter", "lora": "LoRA", "adaptformer": "AdaptFormer", "full": "full fine-tuning"}
+             "adapter": "Adapter", "lora": "LoRA", "adaptformer": "AdaptFormer", "full": "full fine-tuning",
+             "layernorm": "LayerNorm", "lora-mlp": "LoRA on the MLP", "ssf": "SSF", "mask": "mask"}
     rows: dict[str, Row] = {name: lift.changed(module=module) for module, name in names.items()}
     rows["SG-Adapter"] = table_5(start)["+SG"]
     return {name: _rates(config, MODULE_RATES) for name, config in rows.items() if isinstance(config, Config)}

@@ -1,8 +1,8 @@
 """Measuring a model: logits by view, the measures of ``metrics``, and the records of a run, one for each set of images.
 
-A "view" is how an image is shown: ``single`` (resize, centre crop) or ``five_crops`` (the logits of five crops averaged,
-finding 10). Every number says which. A record is of certain images, and their digest is in it: the same images may be measured
-again, others get a record of their own.
+A "view" is how an image is shown: ``single`` (resize, centre crop), or ``five_crops``, ``ten_crops`` or ``random_crops``
+(their logits averaged, finding 10). Every number says which. A record is of certain images, and their digest is in it: the same
+images may be measured again, others get a record of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -36,9 +36,11 @@ from ..progress import bar
 from ..runs.metrics import measure
 from ..runs.predictions import ALL, KEPT, Predictions, joined, reduced
 from ..runs.run import SPLITS, Run
+from ..settings import Ensemble
 from ..version import VERSION
 from .build import load_model
 
+ENSEMBLES: tuple[Ensemble, ...] = get_args(Ensemble)
 MAY_DIFFER = WHERE | {"weights"}
 """What a run may be measured with that it was not trained with: where things are, not what they are."""
 
@@ -48,21 +50,25 @@ def predict(model: Method, split: Split, config: Config, accelerator: Accelerato
             show: bool = True, what: str = "test") -> Predictions:
     """Logits of every image of ``split``, in order; with several processes each computes a share. ``what`` the bar says.
 
-    Five crops are averaged logit by logit, z, z_v and z_t alike. Frozen features are computed once for all runs (``frozen``).
+    ``ensembling``: crops (``config.views.ensemble``) are averaged logit by logit, z, z_v and z_t alike. Frozen features are
+    computed once for all runs (``frozen``).
     """
+    shown = config.views
+    if shown.ensemble_margin is None:
+        shown = shown.model_copy(update={"ensemble_margin": model.margin})
     device, processes = accelerator.device, accelerator.num_processes
-    batches = evaluation_batches(split, config.views, model.image_size, device, ensembling, accelerator.process_index,
+    batches = evaluation_batches(split, shown, model.image_size, device, ensembling, accelerator.process_index,
                                  processes, config.machine.workers, interpolation=model.interpolation)
     model.eval()
     show = show and accelerator.is_main_process
     backbone = model.frozen_backbone()
     place = None
     if backbone is not None:
-        place = frozen.place(backbone, split, config.views, model.interpolation, config.machine, device, ensembling, show)
+        place = frozen.place(backbone, split, shown, model.interpolation, config.machine, device, ensembling, show)
     known = None if place is None else frozen.read(place, len(split))
     scalars = (model.scalars().get("s_v", 0.0), model.scalars().get("s_t", 0.0))
     parts = []
-    progress = bar(total=len(split), what=what + ", five crops" * ensembling, show=show)
+    progress = bar(total=len(split), what=what + f", {shown.ensemble.replace('_', ' ')}" * ensembling, show=show)
     for crops, index in batches:
         views = [_view(model, crop, None if known is None else known[index, view].to(device), config)
                  for view, crop in enumerate(crops)]
@@ -127,14 +133,16 @@ class _Measuring:
     model: Method
     config: Config
     accelerator: Accelerator
-    ensembling: bool
+    ensembles: Sequence[Ensemble]
     show: bool
     folded: bool
 
     def record(self, name: str, split: Split, classes: int, groups: Mapping[str, Groups], about: dict[str, Any]) -> None:
         """Predict ``split`` and write its predictions and its record, which opens with ``about``."""
-        views = {view: predict(self.model, split, self.config, self.accelerator, view == "five_crops", self.show, name)
-                 for view in ("single", "five_crops")[: 1 + self.ensembling]}
+        views = {"single": predict(self.model, split, self.config, self.accelerator, False, self.show, name)}
+        for ensemble in self.ensembles:
+            config = self.config.changed(ensemble=ensemble)
+            views[ensemble] = predict(self.model, split, config, self.accelerator, True, self.show, name)
         if self.accelerator.is_main_process:
             self.run.write_predictions(views, name)
             self.run.write_metrics({
@@ -181,7 +189,8 @@ def _about(name: str, split: Split, config: Config) -> dict[str, Any]:
 def record(run: Run, model: Method, data: DataSet, config: Config, accelerator: Accelerator, show: bool = True) -> None:
     """What a training leaves: a record of the validation images, where there are some, and then that of the test images, which
     says that the run is finished."""
-    measuring = _Measuring(run, model, config, accelerator, config.views.ensembling, show, folded=False)
+    ensembles: list[Ensemble] = [config.views.ensemble] if config.views.ensembling else []
+    measuring = _Measuring(run, model, config, accelerator, ensembles, show, folded=False)
     if data.val is not None:
         measuring.of_data("val", data.val, data)
     measuring.of_data("test", data.test, data)
@@ -196,17 +205,21 @@ def check_changes(keys: Iterable[str]) -> None:
 
 
 def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool = False, show: bool = True,
-             split: str | Path = "test", name: str | None = None, **changes: Any) -> dict[str, Any]:
+             split: str | Path = "test", name: str | None = None, ensemble: str | None = None,
+             **changes: Any) -> dict[str, Any]:
     """Measure a trained run and write the predictions and the record of ``split``; returns the record (``Run.record``).
 
     ``split``: train, val or test of the run's own data, or an image list ("path label" a line, labels as the run's classes,
     paths relative to data_root). ``name``: of the record; a split's is its own, a list's its file's, without suffix.
-    ``ensembling`` adds five crops (default: where the run was configured, or the record made, so). ``changes`` are settings of
-    this machine (``MAY_DIFFER``). Raises ``UserError`` for others, when the run's weights do not fit, and when the record would
-    replace one of other images.
+    ``ensembling`` adds crops, those of ``ensemble`` or of the run's setting (default: where the run was configured so); what
+    crops the record has are measured again, and none with ``ensembling=False``. ``changes`` are settings of this machine
+    (``MAY_DIFFER``). Raises ``UserError`` for others, for an unknown ensemble, when the run's weights do not fit, and when the
+    record would replace one of other images.
     """
     run = run if isinstance(run, Run) else Run(run)
     check_changes(changes)
+    if ensemble is not None and ensemble not in ENSEMBLES:
+        raise UserError(f"there is no ensemble '{ensemble}'; there are {', '.join(ENSEMBLES)}.")
     name = _record_name(str(split), name)
     config = run.config.changed(**changes) if changes else run.config
     data = load_data(config.data, config.machine.workers, show) if str(split) in SPLITS else None
@@ -215,9 +228,11 @@ def evaluate(run: Run | Path | str, ensembling: bool | None = None, folded: bool
     _same_images(run, name, images, config)
     accelerator = accelerator_for(config.machine)
     model = load_model(run, class_names, None, folded, accelerator.device, config)
-    if ensembling is None:
-        ensembling = config.views.ensembling or (name in run.records and "five_crops" in run.record(name)["results"])
-    measuring = _Measuring(run, model, config, accelerator, ensembling, show, folded)
+    asked = ensemble or config.views.ensemble
+    wanted = {*(run.record(name)["results"] if name in run.records else ()),
+              *[asked] * (ensemble is not None or bool(ensembling) or config.views.ensembling)}
+    ensembles = [] if ensembling is False else [known for known in ENSEMBLES if known in wanted]
+    measuring = _Measuring(run, model, config, accelerator, ensembles, show, folded)
     if data is None:
         groups = {definition: run.groups(definition) for definition in run.metrics["groups"]}
         measuring.record(name, images, len(class_names), groups, _about(name, images, config))

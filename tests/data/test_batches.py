@@ -174,6 +174,25 @@ def test_photos_are_shown_in_five_crops(photos):
     assert index.tolist() == list(range(6))
 
 
+@pytest.mark.parametrize("files", [False, True])
+def test_random_crops_are_the_same_ones_whoever_measures(files, data, photos):
+    """Process, worker and batch do not matter; the image's place does."""
+    split = photos if files else data.test.take(torch.arange(6))
+    settings = ViewSettings(ensemble="random_crops", random_crops=3)
+
+    def crops(split, *dealt, workers=0):
+        found = list(evaluation_batches(split, settings, 48, CPU, True, *dealt, workers=workers, interpolation="bilinear"))
+        return {place: shown for views, index in found for place, shown in zip(index.tolist(), torch.stack(views, 1), strict=True)}
+
+    whole = crops(split)
+    assert [tuple(shown.shape) for shown in whole.values()] == [(3, 3, 48, 48)] * 6
+    again = crops(split, 0, 2, workers=2 * files) | crops(split, 1, 2)
+    assert all(torch.equal(again[place], whole[place]) for place in range(6))
+    assert not torch.equal(whole[0][0], whole[0][1])
+    same = split.take(torch.zeros(2, dtype=torch.long))  # one image in two places
+    assert not torch.equal(*crops(same).values())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_photo_is_one_line(photos, workers):
     photos.paths[3].write_bytes(photos.paths[3].read_bytes()[:200])

@@ -129,6 +129,18 @@ def test_a_shifted_file_is_its_centre_shifted(tmp_path):
         assert torch.equal(ours, padded[:, 6 + top : 54 + top, 6 + left : 54 + left])
 
 
+def test_random_crops_of_a_file_are_those_of_its_pixels(large):
+    """Decoded once and no larger than the smallest crop needs."""
+    settings = ViewSettings(ensemble="random_crops", random_crops=5, crop_scale=(0.4, 1.0))
+    ours = photos.evaluation_views(large, 24, settings, True, "bilinear", torch.Generator().manual_seed(0))
+    pixels = whole(large)
+    draws = views.draw_test_crops(*pixels.shape[1:], settings, torch.Generator().manual_seed(0))
+    assert len(ours) == 5
+    for shown, box, flip in zip(ours, draws.boxes.int().tolist(), draws.flips, strict=True):
+        exact = v2.functional.resized_crop(pixels, *box, [24, 24], antialias=True) / 255
+        assert (shown - (exact.flip(-1) if flip else exact)).abs().mean() < 0.02
+
+
 @pytest.mark.parametrize("ensembling", [False, True])
 def test_a_model_above_256_pixels_sees_no_padding_in_a_file(tmp_path, ensembling):
     Image.new("RGB", (300, 200), "white").save(tmp_path / "a.png")

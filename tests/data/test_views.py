@@ -59,11 +59,15 @@ def test_the_test_views_follow_the_image_size(size, settings, side, margin):
     assert (views.test_side(settings, size), views.crop_margin(settings, size)) == (side, margin)
 
 
-@pytest.mark.parametrize("settings", [ViewSettings(), ViewSettings(test_resize=256)])
-def test_no_test_view_is_padded(settings):
-    white = torch.full((1, 3, 300, 280), 255, dtype=torch.uint8)
-    assert all(shown.min() == 1 for ensembling in (False, True)
-               for shown in views.evaluation_views(white, 336, settings, ensembling))
+@pytest.mark.parametrize("settings", [ViewSettings(), ViewSettings(test_resize=256), ViewSettings(ensemble_margin=21),
+                                      ViewSettings(ensemble="ten_crops"), ViewSettings(ensemble="random_crops")])
+@pytest.mark.parametrize("size", [224, 336])
+def test_no_test_view_is_padded(settings, size):
+    """Images that are smaller than the view, and larger."""
+    for height, width in ((300, 280), (200, 400), (500, 700)):
+        white = torch.full((1, 3, height, width), 255, dtype=torch.uint8)
+        assert all(shown.min() > 0.999 for ensembling in (False, True)
+                   for shown in views.evaluation_views(white, size, settings, ensembling, draws=[torch.Generator()]))
 
 
 def test_centre_view_is_resize_and_centre_crop():
@@ -84,6 +88,46 @@ def test_five_crops_are_the_corners_and_the_centre():
     pixels = image / 255
     for crop, (top, left) in zip(crops, [(0, 0), (0, 6), (6, 0), (6, 6), (3, 3)], strict=True):
         torch.testing.assert_close(crop, pixels[..., top : top + 48, left : left + 48])
+
+
+def test_ten_crops_are_the_five_and_their_mirror_images():
+    settings = ViewSettings(ensemble_margin=6, ensemble="ten_crops")
+    ours = views.evaluation_views(IMAGES, 24, settings, True)
+    larger = v2.functional.resize(IMAGES.float() / 255, [30], antialias=True).clamp(0, 1)
+    assert len(ours) == 10
+    for crop, expected in zip(ours, v2.functional.ten_crop(larger, [24, 24]), strict=True):
+        torch.testing.assert_close(crop, expected)
+    torch.testing.assert_close(ours[5], ours[1].flip(-1))
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_random_crops_are_random_resized_crops_of_each_image():
+    """Every image has its own boxes and flips, drawn from its own generator, whatever it is measured with."""
+    settings = ViewSettings(ensemble="random_crops", random_crops=4, crop_scale=(0.3, 0.6))
+    ours = torch.stack(views.evaluation_views(IMAGES, 48, settings, True, draws=generators(*range(6))), 1)
+    assert ours.shape == (6, 4, 3, 48, 48)
+    mirrored = []
+    for k, image in enumerate(IMAGES):
+        g = torch.Generator().manual_seed(k)
+        boxes = views.draw_boxes(4, 32, 40, (0.3, 0.6), g)
+        flips = torch.rand(4, generator=g) < 0.5
+        mirrored += flips.tolist()
+        for box, flip, shown in zip(boxes.int().tolist(), flips, ours[k], strict=True):
+            cut = v2.functional.resized_crop(image.float() / 255, *box, [48, 48], antialias=False)
+            torch.testing.assert_close(shown, cut.flip(-1) if flip else cut, atol=1e-4, rtol=0)
+    assert set(mirrored) == {True, False}
+    (alone, *_) = views.evaluation_views(IMAGES[2:3], 48, settings, True, draws=generators(2))
+    assert torch.equal(alone[0], ours[2, 0])
+
+
+def test_random_crops_are_mirrored_where_training_is():
+    settings = ViewSettings(ensemble="random_crops", flip=False)
+    draws = views.draw_test_crops(32, 40, settings, torch.Generator())
+    assert len(draws.boxes) == 10
+    assert not draws.flips.any()
 
 
 def test_shifted_images_are_padded_with_black_and_cropped():

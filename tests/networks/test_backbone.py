@@ -100,6 +100,9 @@ def test_other_towers_say_why_not(name, reason):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"backbone": "ViT-B-61"}, "Did you mean 'ViT-B-16'"),
     ({"backbone": "ViT-B-16"}, "wrong activation.*ViT-B-16-quickgelu"),
+    ({"backbone": "RN50"}, "^RN50 is a CLIP with a ResNet as its image tower, which has no transformer blocks.*ViT-B-16-quick"),
+    ({"backbone": "RN50-quickgelu", "pretrained": ""}, "^RN50-quickgelu is a CLIP with a ResNet"),
+    ({"backbone": "RN101", "weights": "none.pt"}, "^RN101 is a CLIP with a ResNet"),
     ({"pretrained": "opneai"}, "no weights 'opneai'"),
     ({"weights": "none.safetensors"}, "no weight file at none.safetensors"),
 ])

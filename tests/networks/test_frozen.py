@@ -63,6 +63,20 @@ def test_they_are_the_backbone_s(folder, backbone, split):
     assert len(list(folder.glob("images-*"))) == 2
 
 
+def test_every_ensemble_has_a_file_of_its_own(folder, backbone, split):
+    """And every number of random crops, and what they are drawn by; none of it matters to the others."""
+    how = [{"ensemble": "five_crops"}, {"ensemble": "ten_crops"}, {"ensemble": "random_crops", "random_crops": 3},
+           {"ensemble": "random_crops", "random_crops": 4}, {"ensemble": "random_crops", "random_crops": 3, "flip": False},
+           {"ensemble": "random_crops", "random_crops": 3, "crop_scale": (0.5, 1.0)}]
+    found = [features(backbone, split, True, **settings) for settings in how]
+    assert [one.shape[1] for one in found] == [5, 10, 3, 4, 3, 3]
+    assert len(list(folder.glob("images-*"))) == 6
+    assert torch.equal(found[1][:, :5], found[0])
+    assert not torch.equal(found[5], found[2])
+    assert place(backbone, split, True, random_crops=7) == place(backbone, split, True)
+    assert place(backbone, split, ensemble="ten_crops") == place(backbone, split)
+
+
 def test_of_image_files_too(folder, backbone, photos):
     pixels, _ = single_views(photos, small().views, 48, "bilinear")
     torch.testing.assert_close(features(backbone, photos)[:, 0], backbone.features(pixels))

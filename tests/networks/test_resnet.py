@@ -107,7 +107,7 @@ def test_it_learns_a_batch_by_heart():
     ({"loss": "la", "tau": 1.5, "gamma": 0.05}, "has tau = 1"),
     ({"fit": True}, "'fit' is a setting of sage, not of scratch"),
     ({"module": "lora"}, "'module' is a setting of classifier, lift, not of scratch"),
-    ({"backbone": "mini"}, "trains a network from scratch .*and mini is a CLIP"),
+    ({"backbone": "mini"}, "trains a network from scratch .*and mini is pretrained"),
 ])
 def test_what_does_not_go_together(changes, message):
     with pytest.raises(UserError, match=message):

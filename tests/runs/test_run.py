@@ -136,7 +136,7 @@ def test_a_record_that_is_not_there_says_how_to_make_it(runs):
     for read in (runs["sage"].record, lambda split: runs["sage"].predictions(split=split)):
         with pytest.raises(UserError, match=r"run `sagekit evaluate .*sage --split train`\.$"):
             read("train")
-    with pytest.raises(UserError, match=r"no 'five_crops' predictions of 'val'; run .* --split val --ensembling`"):
+    with pytest.raises(UserError, match=r"no 'five_crops' predictions of 'val'; run .* --split val --ensemble five_crops`"):
         runs["sage"].predictions("five_crops", "val")
 
 

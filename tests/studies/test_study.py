@@ -136,7 +136,7 @@ def test_a_setting_that_a_study_sets_itself_is_refused(study, key, value):
 def test_a_setting_that_no_row_has():
     with pytest.raises(UserError, match="Did you mean 'bottleneck'"):
         rows_of("text", "mini", {"bottelneck": 4})
-    with pytest.raises(UserError, match=r"'view' is a setting of .*scratch, not of lift"):
+    with pytest.raises(UserError, match=r"'view' is a setting of .*scratch, .*, not of lift"):
         rows_of("text", "mini", {"view": "crop"})
 
 

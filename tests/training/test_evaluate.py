@@ -1,3 +1,4 @@
+import contextlib
 import re
 import shutil
 import sys
@@ -12,10 +13,13 @@ from conftest import small, write_images
 import sagekit as sk
 from sagekit import Run, UserError
 from sagekit.data import photos
+from sagekit.data.batches import seed_of
+from sagekit.data.views import five_crops, random_crops, resized_side
 from sagekit.devices import precision
 from sagekit.networks import mini
 from sagekit.runs.listing import problem
 from sagekit.studies.summary import paired
+from sagekit.training import evaluate
 from sagekit.training.evaluate import likeliest, predict
 from sagekit.training.fold import fold_run
 
@@ -34,14 +38,63 @@ def test_evaluating_again_gives_the_same_numbers(copy):
 def test_five_crops_are_the_mean_of_five_logits(copy, data, backbone):
     metrics = sk.evaluate(copy, ensembling=True, show=False)
     assert metrics["results"].keys() == {"single", "five_crops"}
-    from sagekit.data.views import five_crops
-
     model = sk.load_model(copy, data.class_names, backbone).eval()
     with torch.no_grad():
         crops = five_crops(data.test.images[:5], 48, copy.config.views)
         mean = torch.stack([model.logits(crop).prediction for crop in crops]).mean(0)
     stored = torch.from_numpy(copy.predictions("five_crops").logits[:5])
     torch.testing.assert_close(stored.softmax(1), mean.softmax(1), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("ensemble", ["ten_crops", "random_crops"])
+def test_other_crops_are_the_mean_of_their_logits(copy, data, backbone, ensemble):
+    found = sk.evaluate(copy, ensemble=ensemble, show=False)
+    assert found["results"].keys() == {"single", ensemble}
+    assert copy.config.views.ensemble == "five_crops"  # how it was trained stays as it was
+    model = sk.load_model(copy, data.class_names, backbone).eval()
+    images, settings = data.test.images[:5], copy.config.views
+    if ensemble == "ten_crops":
+        five = five_crops(images, 48, settings)
+        crops = [*five, *(crop.flip(-1) for crop in five)]
+    else:
+        draws = [torch.Generator().manual_seed(seed_of(0, 0, place, 0, 2)) for place in range(5)]
+        crops = random_crops(images, 48, settings, draws)
+        assert len(crops) == 10
+    with torch.no_grad():
+        mean = torch.stack([model.logits(crop).prediction for crop in crops]).mean(0)
+    stored = torch.from_numpy(copy.predictions(ensemble).logits[:5])
+    torch.testing.assert_close(stored.softmax(1), mean.softmax(1), atol=2e-3, rtol=0)
+    before = copy.predictions(ensemble).z
+    sk.evaluate(copy, show=False)
+    assert np.array_equal(copy.predictions(ensemble).z, before)  # repeatable, the random ones too
+
+
+@pytest.mark.slow
+def test_ensembles_are_kept_beside_one_another(copy):
+    sk.evaluate(copy, ensembling=True, show=False)
+    both = sk.evaluate(copy, ensemble="ten_crops", show=False)["results"]
+    assert list(both) == ["single", "five_crops", "ten_crops"]
+    assert sk.evaluate(copy, ensembling=False, show=False)["results"].keys() == {"single"}
+
+
+def test_an_unknown_ensemble_is_one_line(copy):
+    with pytest.raises(UserError, match=r"^there is no ensemble 'six'; there are five_crops, ten_crops, random_crops\.$"):
+        sk.evaluate(copy, ensemble="six", show=False)
+
+
+@pytest.mark.parametrize(("size", "patch", "side"), [(224, 16, 248), (224, 14, 245), (336, 14, 357), (384, 16, 408)])
+def test_crops_are_out_of_one_and_a_half_patches_more(size, patch, side, data, backbone, monkeypatch):
+    """As LIFT's configurations of ViT-B/16, L/14, L/14 of 336 pixels and ImageNet-21k's B/16 of 384 have it."""
+    config = small("lift", test_resize=None, ensemble_margin=None)
+    monkeypatch.setattr(backbone, "patch_size", patch)
+    model = sk.build_model(config, data.class_names, backbone)
+    model.image_size = size
+    seen = []
+    monkeypatch.setattr(evaluate, "evaluation_batches", lambda *found, **_: seen.append(found) or iter(()))
+    with contextlib.suppress(IndexError, ValueError):  # nothing is measured
+        predict(model, data.test, config, Accelerator(cpu=True), True, show=False)
+    ((_, settings, shown, *_),) = seen
+    assert (shown, resized_side(settings, shown, True), resized_side(settings, shown, False)) == (size, side, size * 8 // 7)
 
 
 def test_stored_predictions_are_the_model_s(copy, data, backbone):
@@ -58,7 +111,7 @@ def test_predictions_keep_the_order_of_the_test_set(copy, data):
 
 
 def test_missing_five_crops_say_how_to_get_them(runs):
-    with pytest.raises(UserError, match="--ensembling"):
+    with pytest.raises(UserError, match="--ensemble five_crops"):
         runs["lift"].predictions("five_crops")
 
 
