@@ -105,6 +105,18 @@ def test_only_text_reads_the_class_names(backbone, monkeypatch):
         build(backbone)
 
 
+@pytest.mark.parametrize("start", ["class_mean", "linear_probe", "random"])
+@pytest.mark.parametrize("method", ["lift", "lift_plus", "classifier"])
+def test_a_model_without_texts_starts_from_images(start, method):
+    """timm's, as LIFT's runs on ImageNet-21k."""
+    config = sk.Config.preset("cifar100-lt-100", method, backbone="vit_tiny_patch16_224.augreg_in21k", pretrained="random",
+                              start=start)
+    model = sk.build_model(config, NAMES)
+    assert model.head.rows.shape == (3, 192)
+    with pytest.raises(UserError, match="has no text tower"):
+        sk.build_model(config.changed(start="text"), NAMES)
+
+
 @pytest.mark.parametrize("start", ["class_mean", "linear_probe"])
 @pytest.mark.parametrize("shots", [None, 3])
 def test_the_look_sets_the_rows(start, shots, backbone):

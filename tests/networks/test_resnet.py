@@ -106,7 +106,7 @@ def test_it_learns_a_batch_by_heart():
     ({"loss": "kps"}, "needs head=cosine"),
     ({"loss": "la", "tau": 1.5, "gamma": 0.05}, "has tau = 1"),
     ({"fit": True}, "'fit' is a setting of sage, not of scratch"),
-    ({"module": "lora"}, "'module' is a setting of classifier, lift, not of scratch"),
+    ({"module": "lora"}, "'module' is a setting of classifier, lift, lift_plus, not of scratch"),
     ({"backbone": "mini"}, "trains a network from scratch .*and mini is pretrained"),
 ])
 def test_what_does_not_go_together(changes, message):
