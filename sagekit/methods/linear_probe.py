@@ -9,7 +9,7 @@ Where paper and code differ, and what we do: CLIP's paper takes the features bef
 texts, its code's example those after it; here those before, in R^d, of the training images in the test's view, by L-BFGS of
 1,000 iterations at most (CLIP). Balanced weights are LIFT's, whose probe starts a classifier; CLIP has none. CLIP sweeps C over
 96 values on validation images; here powers of ten from 1e-4 to 10, the largest mean over classes of their accuracy, the smaller
-C of equals. Without such a choice C is 0.316, its code's for one data set (from memory).
+C of equals. Without such a choice C is 0.316, its code's for one data set. What is said of CLIP here is from memory.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from ._stages import Stage
 
 CHOICES = [10.0**k for k in range(-4, 2)]
 ITERATIONS = 1000
-KEPT = 3
-"""Float64 an image and class that scikit-learn holds at once, about (tests/methods/test_linear_probe.py)."""
+KEPT = 2
+"""Float64 that scikit-learn holds at once of an image and class, and of an image and feature, about (counted in the tests)."""
 MINI: dict[str, Any] = {"probe_c": None}
 PUBLISHED = {"places-lt": Published(settings={"probe_c": None}), "imagenet-lt": Published(settings={"probe_c": None})}
 """They have validation images. Nobody prints its accuracy on long tails."""
@@ -61,15 +61,19 @@ class LinearProbe(Frozen):
 
     def beforehand(self, memory: int) -> list[str]:
         images, classes = int(self.counts.sum()), len(self.counts)
-        needed, here = 8 * KEPT * images * classes, free(torch.device("cpu"))  # scikit-learn computes there
+        needed = 8 * KEPT * images * (classes + self.net.backbone.width)
+        here = free(torch.device("cpu"))  # where scikit-learn computes
         if needed > here:
             raise UserError(f"a logistic regression on {images:,} images of {classes:,} classes holds about {needed / 1e9:.1f} "
                             f"GB, and {here / 1e9:.1f} GB are free; use a machine with more, or method classifier, which goes "
                             "batch by batch.")
+        tries = f" for each of {len(CHOICES)} values of C" if self.settings.probe_c is None else ""
+        said = [f"scikit-learn fits on the CPU: up to {ITERATIONS:,} passes over {images:,} images of {classes:,} "
+                f"classes{tries}."]
         if self.settings.probe_c is None:
-            return []
-        return [f"C is {self.settings.probe_c:g}, which was not chosen on these images; --set probe_c=null chooses it on "
-                "validation images, where there are some (--set val_share=0.1 keeps some of the training images)."]
+            return said
+        return [*said, f"C is {self.settings.probe_c:g}, which was not chosen on these images; --set probe_c=null chooses it "
+                       "on validation images, where there are some (--set val_share=0.1 keeps some of the training images)."]
 
     @torch.no_grad()
     def look(self, seen: Mapping[str, Seen], now: Now) -> None:

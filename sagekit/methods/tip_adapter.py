@@ -11,7 +11,7 @@ Where paper and code differ, and what we do: the paper has K images in every cla
 terms than others, so K / K_j makes a class's sum what K such keys would give: our own design, and the paper's where each class
 has K. Ours too: the loss is logit adjustment (theirs: ``loss=ce``), and the keys are trained on all training images, not on
 their own alone. Their keys are means of ten augmented passes, ours the features of the test's view. Trained keys are not
-normalised again (their code). They choose the epoch, and on ImageNet alpha and beta too, on test images; here the last epoch
+normalised again (as theirs, from memory). They choose the epoch, and on ImageNet alpha and beta too, on test images; here the last epoch
 counts, and ``search`` chooses alpha and beta on validation images, of a few values each: the largest mean over classes of the
 accuracy, the first of equals. Without it they are those published for ImageNet. 60 templates, theirs for ImageNet are 7.
 """
@@ -37,7 +37,8 @@ ALPHAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 BETAS = (0.3, 1.0, 3.0, 10.0, 30.0)
 PIECE = 1024
 """Images at a time in the search: each is compared with every key."""
-MINI: dict[str, Any] = {"epochs": 8, "batch_size": 64, "logit_scale": 43.7, "search": True}
+MINI: dict[str, Any] = {"epochs": 8, "batch_size": 64, "lr": 0.01, "logit_scale": 43.7, "search": True}
+"""The rate of a few tried on validation images, one seed each; the mini CLIP's own scale."""
 PUBLISHED = {"places-lt": Published(settings={"search": True}), "imagenet-lt": Published(settings={"search": True})}
 """They have validation images. Nobody prints its accuracy on long tails."""
 

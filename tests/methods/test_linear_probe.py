@@ -105,10 +105,12 @@ def test_where_there_are_validation_images_it_chooses():
 
 
 def test_it_says_beforehand_that_c_was_not_chosen(backbone):
-    (line,) = build(backbone, probe_c=0.316).beforehand(0)
+    fits = "scikit-learn fits on the CPU: up to 1,000 passes over 100 images of 4 classes"
+    first, line = build(backbone, probe_c=0.316).beforehand(0)
+    assert first == f"{fits}."
     assert "C is 0.316, which was not chosen" in line
     assert "--set probe_c=null" in line
-    assert build(backbone).beforehand(0) == []
+    assert build(backbone).beforehand(0) == [f"{fits} for each of 6 values of C."]
 
 
 @pytest.mark.slow
@@ -121,10 +123,10 @@ def test_without_validation_images_it_says_how_to_get_some(tmp_path):
 
 def test_too_large_a_problem_is_refused(backbone, monkeypatch):
     monkeypatch.setattr(linear_probe, "free", lambda device: 10**10)
-    line = r"^a logistic regression on 437,513 images of 4 classes holds about 0\.0 GB"
+    line = r"^a logistic regression on 437,513 images of 4 classes holds about 0\.9 GB, and 0\.5 GB"
     model = build(backbone, [437_510, 1, 1, 1])
-    assert model.beforehand(0) == []
-    monkeypatch.setattr(linear_probe, "free", lambda device: 10**7)
+    assert model.beforehand(0)
+    monkeypatch.setattr(linear_probe, "free", lambda device: 5 * 10**8)
     with pytest.raises(UserError, match=line) as error:
         model.beforehand(10**12)  # of a device where it does not compute
     assert "method classifier" in str(error.value)
@@ -141,7 +143,7 @@ def test_it_holds_what_it_says():
         LogisticRegression(max_iter=3, class_weight="balanced").fit(features, labels)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.6 < peak / (8 * linear_probe.KEPT * n * k) < 1.1
+    assert 0.8 < peak / (8 * linear_probe.KEPT * n * (k + 2)) < 1.2
 
 
 @pytest.mark.parametrize("value", [0, -1])
