@@ -31,7 +31,7 @@ SHARE = 0.2
 """Of the adapter in f'."""
 LOW = 1e-5
 """The rate of the first epoch (CoOp)."""
-MINI: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 0.05, "logit_scale": 43.7}
+MINI: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 0.2, "logit_scale": 43.7}
 """The rate of a few tried on validation images, one seed each; the mini CLIP's own scale."""
 PUBLISHED: dict[str, Published] = {}
 

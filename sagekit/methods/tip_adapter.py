@@ -11,9 +11,10 @@ Where paper and code differ, and what we do: the paper has K images in every cla
 terms than others, so K / K_j makes a class's sum what K such keys would give: our own design, and the paper's where each class
 has K. Ours too: the loss is logit adjustment (theirs: ``loss=ce``), and the keys are trained on all training images, not on
 their own alone. Their keys are means of ten augmented passes, ours the features of the test's view. Trained keys are not
-normalised again (as theirs, from memory). They choose the epoch, and on ImageNet alpha and beta too, on test images; here the last epoch
-counts, and ``search`` chooses alpha and beta on validation images, of a few values each: the largest mean over classes of the
-accuracy, the first of equals. Without it they are those published for ImageNet. 60 templates, theirs for ImageNet are 7.
+normalised again (as theirs, from memory). They choose the epoch, and on ImageNet alpha and beta too, on test images; here the
+last epoch counts, and ``search`` chooses alpha and beta on validation images, of a few values each: the largest mean over
+classes of the accuracy, the first of equals. Without it they are those published for ImageNet. 60 templates, theirs for
+ImageNet are 7.
 """
 
 from __future__ import annotations
