@@ -19,18 +19,15 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..data.views import RECIPES
 from ..losses import Name
 from ..networks.heads import Features, Logits
 from . import Published, Task
 from ._frozen import Shared
 from ._loss import OfLogits, WithLoss
-from ._stages import FineTuning, LowStart, Stage, Texts
+from ._stages import CoOpTraining, Stage, Texts
 
 SHARE = 0.2
 """Of the adapter in f'."""
-LOW = 1e-5
-"""The rate of the first epoch (CoOp)."""
 MINI: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 0.2, "logit_scale": 43.7}
 """The rate of a few tried on validation images, one seed each; the mini CLIP's own scale."""
 PUBLISHED: dict[str, Published] = {}
@@ -39,14 +36,12 @@ PUBLISHED: dict[str, Published] = {}
 class ClipAdapter(Shared, OfLogits):
     """A frozen CLIP, its texts, and an adapter of e^2 / 2 weights on the feature."""
 
-    class Settings(WithLoss, FineTuning, Texts):
+    class Settings(WithLoss, CoOpTraining, Texts):
         loss: Name = Field("la", description="Eq 1 (la), or another of losses.compared; the authors': ce")
         templates: Literal[1, 60] = Field(1, description="prompt templates of a class's text (60: Table 5's)")
         logit_scale: float = Field(100.0, gt=0, description="k, CLIP's own (the mini CLIP's: 43.7)")
         epochs: int = Field(50, ge=0, description="CoOp on ImageNet")
-        batch_size: int = Field(32, ge=1, description="images a step, over all devices and accumulated parts (CoOp)")
-        lr: float = Field(0.002, gt=0, description="after the first epoch, which has 1e-5 (CoOp)")
-        schedule: Literal["epoch"] = Field("epoch", description="cosine stepped per epoch (CoOp)")
+        lr: float = Field(0.002, gt=0, description="after the first epoch (CoOp)")
 
     paper = "Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, 2021 (IJCV 2024)"
 
@@ -57,7 +52,7 @@ class ClipAdapter(Shared, OfLogits):
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
-        return [settings.stage(rate=LowStart(LOW / settings.lr), views=(RECIPES["bicubic"],))]
+        return [settings.stage()]
 
     def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
         f, known = super().features(images, frozen)
