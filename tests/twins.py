@@ -402,14 +402,63 @@ def ballad_step(model: Method, batch: Batch, stage: int) -> Tensor:
 
 NAMES = ["plain circle", "striped star", "dotted heart", "dotted star"]
 """The classes that ``test_methods`` asks about."""
+
+
+def shared_feature(model: Method, image: Tensor) -> Tensor:
+    """f^zs P (e,) of one image (3, H, W), coordinate by coordinate of the shared space."""
+    f = features(model, image, False)
+    return torch.stack([(f * column).sum() for column in model.net.backbone.visual.proj.T])
+
+
+def clip_adapter_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
+    """Eq 1 of the scaled cosines between texts and 0.2 A(f) + 0.8 f."""
+    first, _, second, _ = model.adapter
+    losses = []
+    for image, y in zip(batch.views[0], batch.labels.tolist(), strict=True):
+        f = shared_feature(model, image)
+        adapted = torch.clamp(second.weight @ torch.clamp(first.weight @ f, min=0), min=0)
+        mixed = 0.2 * adapted + 0.8 * f
+        z = torch.stack([model.settings.logit_scale * t @ mixed / mixed.norm() for t in model.texts])
+        losses.append(logit_adjusted(z, y, n))
+    return mean(losses)
+
+
+def tip_adapter_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
+    """Eq 1 of the texts' logits plus each class's sum over its own keys, as if there were K of them."""
+    s, losses = model.settings, []
+    for image, y in zip(batch.views[0], batch.labels.tolist(), strict=True):
+        f = shared_feature(model, image)
+        f, z = f / f.norm(), []
+        for j, t in enumerate(model.texts):
+            own = [torch.exp(-model.beta * (1 - key @ f))
+                   for key, k in zip(model.keys, model.of_class.tolist(), strict=True) if k == j]
+            z.append(s.logit_scale * t @ f + model.alpha * s.shots / len(own) * sum(own))
+        losses.append(logit_adjusted(torch.stack(z), y, n))
+    return mean(losses)
+
+
+def decoder_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
+    """Eq 1 of W CLS + b after the new blocks, every token through every block, the frozen ones without a gradient."""
+    net, losses = model.net.backbone, []
+    for image, y in zip(batch.views[0], batch.labels.tolist(), strict=True):
+        f = net.embed(image[None])[0]
+        for block in (*net.blocks, *model.decoder.blocks):
+            mid = attention(block, f) + f
+            f = block.mlp(block.ln_2(mid)) + mid
+        losses.append(logit_adjusted(affine(f[:1], model.head)[0], y, n))
+    return mean(losses)
+
+
 Step = Callable[[Method, tuple[Batch, ...], Now, Tensor], Tensor]
 TWINS: dict[str, Step] = {
     "ballad": lambda m, b, at, n: ballad_step(m, *b, at.stage),
     "bbn": lambda m, b, at, n: bbn_step(m, *b, at.epoch, m.settings.epochs),
     "classifier": lambda m, b, at, n: lift_step(m, *b, n),
+    "clip_adapter": lambda m, b, at, n: clip_adapter_step(m, *b, n),
     "cmo": lambda m, b, at, n: cmo_or_ce(m, b, at),
     "coop": lambda m, b, at, n: prompted_step(m, *b, n, "{}.", [m.vectors], []),
     "crt": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+    "decoder": lambda m, b, at, n: decoder_step(m, *b, n),
     "disalign": lambda m, b, at, n: disalign_step(m, *b, n) if at.stage else ce_step(m, b[0].views[0], b[0].labels),
     "dive": lambda m, b, at, n: dive_step(m, *b, n, at),
     "fur": lambda m, b, at, n: fur_step(m, *b, at) if at.stage == 1 else ce_step(m, b[0].views[0], b[0].labels),
@@ -429,4 +478,5 @@ TWINS: dict[str, Step] = {
     "sage": lambda m, b, at, n: sage_step(m, *b, n),
     "scratch": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
     "tau_norm": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
+    "tip_adapter": lambda m, b, at, n: tip_adapter_step(m, *b, n),
 }

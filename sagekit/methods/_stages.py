@@ -184,6 +184,21 @@ class FineTuning(Part):
                         "clip_norm": self.clip_norm, "keep": self.keep, **more})
 
 
+class CoOpTraining(FineTuning):
+    """CoOp's optimisation, which other few-shot methods took over: one epoch at a low rate, then half a cosine, bicubic
+    crops."""
+
+    batch_size: int = Field(32, ge=1, description="images a step, over all devices and accumulated parts (CoOp's code)")
+    schedule: Literal["epoch"] = Field("epoch", description="cosine stepped per epoch (CoOp's code)")
+    warmup_lr: float = Field(1e-5, ge=0, description="the rate of the whole first epoch (CoOp's code)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="the default of CoOp's toolbox (from memory)")
+    weight_decay: float = Field(5e-4, ge=0, description="the default of CoOp's toolbox (from memory)")
+
+    def stage(self, **more: Any) -> Stage:
+        """The one stage of these settings, with ``more`` of its fields."""
+        return super().stage(**{"views": (RECIPES["bicubic"],), "rate": LowStart(self.warmup_lr / self.lr), **more})
+
+
 NETWORK = ("net.", "head.")
 LAST_BLOCK = ("net.last.", "head.", "projection.")
 """What names start with in a network and its classifier; and in what is trained beside a frozen trunk (``networks.large``)."""

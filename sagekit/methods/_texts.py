@@ -8,14 +8,13 @@ While t is learned, every step encodes all classes again. In a test, and in a st
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ..data.views import bicubic
 from ..errors import UserError
 from ..losses import Name
 from ..networks.backbone import Backbone
@@ -24,7 +23,7 @@ from ..networks.text import TextTower
 from ..networks.tuned import Tuned
 from . import Method, Task
 from ._loss import OfLogits, WithLoss
-from ._stages import FineTuning, LowStart, Stage
+from ._stages import CoOpTraining, Stage
 
 
 class OnTexts(Method):
@@ -75,20 +74,11 @@ class OnTexts(Method):
         return Logits.plain(self.settings.logit_scale * F.normalize(f, dim=-1) @ F.normalize(texts, dim=-1).T)
 
 
-class PromptTuning(WithLoss, FineTuning):
+class PromptTuning(WithLoss, CoOpTraining):
     """Settings of methods that learn prompts."""
 
-    batch_size: int = Field(32, ge=1, description="images a step, over all devices and accumulated parts (CoOp's code)")
-    schedule: Literal["epoch"] = Field("epoch", description="cosine stepped per epoch (CoOp's code)")
-    warmup_lr: float = Field(1e-5, ge=0, description="the rate of the whole first epoch (CoOp's code)")
-    momentum: float = Field(0.9, ge=0, lt=1, description="the default of CoOp's toolbox (from memory)")
-    weight_decay: float = Field(5e-4, ge=0, description="the default of CoOp's toolbox (from memory)")
     loss: Name = Field("la", description="Eq 1 (la), or another of losses.compared; the authors': ce")
     logit_scale: float = Field(100.0, gt=0, description="k; OpenAI's CLIPs have 100")
-
-    def stage(self, **more: Any) -> Stage:
-        """The one stage of these settings, with ``more`` of its fields."""
-        return super().stage(**{"views": (bicubic,), "rate": LowStart(self.warmup_lr / self.lr), **more})
 
 
 class OnPrompts(OnTexts, OfLogits):
