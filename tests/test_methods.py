@@ -28,11 +28,11 @@ trainer = sys.modules["sagekit.training.train"]  # the module: sagekit.train its
 NAMES = methods.names()
 DATA = {"largest_class": 12, "imbalance_ratio": 4.0, "test_per_class": 2, "share_stages": False}
 EXTRA = {"ballad": {"adapter_epochs": 2}, "cmo": {"plain_epochs": 0, "mix_probability": 1.0},
-         "fur": {"extractor_epochs": 2, "norms": "train"},
+         "fur": {"extractor_epochs": 2, "norms": "train"}, "lpt": {"pool_epochs": 2},
          "otmix": {"plain_epochs": 0, "mix_probability": 1.0, "transport_power": 0.0}}
 """FUR's norms: with the statistics that BatchNorm starts from, an untrained network's features are huge."""
-TELLING = {"sage": {"lambda_1": 0.1, "lambda_2": 0.3, "lambda_3": 0.7, "gamma": 0.4}}
-"""Where the mini world's settings would hide one weight behind another."""
+TELLING = {"sage": {"lambda_1": 0.1, "lambda_2": 0.3, "lambda_3": 0.7, "gamma": 0.4}, "gnm_pt": {"late_from": 0.5}}
+"""Where the mini world's settings would hide one weight behind another, or a tiny run has no late epoch."""
 CLASSES, COUNTS = ["plain circle", "striped star", "dotted heart", "dotted star"], torch.tensor([9, 5, 3, 2])
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0])  # class 3 is not in the batch, class 2 has one image
 

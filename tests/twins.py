@@ -449,6 +449,88 @@ def decoder_step(model: Method, batch: Batch, n: Tensor) -> Tensor:
     return mean(losses)
 
 
+def deep_prompted(model: Method, image: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Every token of one image (3, H, W) through every block, with the blocks' prompts behind CLS and, from the middle on,
+    ``own`` (l, p, d) at the end: CLS after the last norm (d,), and what the last block makes of its prompts (p, d)."""
+    net, tokens = model.net.backbone, model.net.prompts.tokens
+    f = net.embed(image[None])[0]
+    p, early = tokens.shape[1], net.layers // 2
+    for number, block in enumerate(net.blocks):
+        x = torch.cat([f[:1], tokens[number], f[1:], *([] if own is None or number < early else [own[number - early]])])
+        mid = attention(block, x) + x
+        x = block.mlp(block.ln_2(mid)) + mid
+        f = torch.cat([x[:1], x[1 + p : 1 + p + net.patches]])
+    return net.visual.ln_post(f[0]), x[1 : 1 + p]
+
+
+def cosine_row(model: Method, f: Tensor) -> list[Tensor]:
+    """cos(f, w_j) of one feature (d,) with every row."""
+    return [(row / row.norm()) @ (f / f.norm()) for row in model.head.rows]
+
+
+def clouded(cosines: list[Tensor], draws: Tensor, y: int, n: Tensor, noise: float, margin: float) -> Tensor:
+    """(C,): every cosine lowered by its draw, the more the rarer the class, and the target's by the margin."""
+    rarity = [math.log(n.max() / v) / math.log(n.max() / n.min()) for v in n]
+    return torch.stack([c - noise * abs(min(1.0, max(-1.0, float(e) / 3))) * d - (margin if j == y else 0)
+                        for j, (c, e, d) in enumerate(zip(cosines, draws, rarity, strict=True))])
+
+
+def lpt_batch(model: Method, batch: Batch, at: Now, n: Tensor, a: float, b: float) -> Tensor:
+    """A, less half of h in stage 2, of one batch."""
+    s, labels, losses = model.settings, batch.labels.tolist(), []
+    kept = torch.rand((len(labels), model.net.backbone.width), generator=at.random)
+    draws = torch.randn((len(labels), len(n)), generator=at.random)
+    for i, (image, y) in enumerate(zip(batch.views[0], labels, strict=True)):
+        f, _ = deep_prompted(model, image)
+        h = torch.zeros((), dtype=f.dtype)
+        if at.stage == 1:
+            q = f.detach()
+            likeness = [(key / key.norm()) @ (q / q.norm()) for key in model.net.pool.keys]
+            first, second = sorted(range(len(likeness)), key=lambda k: -likeness[k].item())[:2]
+            h = likeness[first] + likeness[second]
+            f, _ = deep_prompted(model, image, (model.net.pool.prompts[first] + model.net.pool.prompts[second]) / 2)
+        f = torch.stack([v / (1 - s.dropout) if k >= s.dropout else 0 * v for v, k in zip(f, kept[i], strict=True)])
+        e = torch.exp(s.logit_scale * clouded(cosine_row(model, f), draws[i], y, n, s.noise, s.margin))
+        loss = torch.zeros((), dtype=f.dtype)
+        for j, p in enumerate(e / e.sum()):
+            target = s.smoothing / len(n) + (1 - s.smoothing if j == y else 0)
+            loss = loss - target * ((1 - p) ** a if j == y else p**b) * torch.log(p)
+        losses.append(loss - s.key_weight * h)
+    return mean(losses)
+
+
+def lpt_step(model: Method, batches: tuple[Batch, ...], at: Now, n: Tensor) -> Tensor:
+    """A of the first batch and, ever less, of the second."""
+    total = lpt_batch(model, batches[0], at, n, 0.0, 4.0)
+    if at.stage == 1:
+        left = (model.settings.pool_epochs - at.epoch) / model.settings.pool_epochs
+        total = total + 0.5 * left * lpt_batch(model, batches[1], at, n, 0.5, 8.0)
+    return total
+
+
+def gnm_pt_step(model: Method, batch: Batch, at: Now, n: Tensor) -> Tensor:
+    """CE of clouded cosines at a point near the weights, whose distance has no gradient; weighted by class when late."""
+    s, late = model.settings, at.epoch >= model.settings.late_from * model.settings.epochs
+    for module, name in ((model.net.prompts, "tokens"), (model.head, "rows")):
+        w = getattr(module, name)
+        e = torch.tensor([min(1.0, max(-1.0, v / 3)) for v in torch.randn(w.shape, generator=at.random).flatten().tolist()])
+        model.register_parameter(f"true_{name}", w)
+        del module._parameters[name]
+        setattr(module, name, w + s.rho * 0.1 * (0.5 if late else 1) * e.view(w.shape).double())
+    draws = torch.randn((len(batch.labels), len(n)), generator=at.random)
+    weights, losses = [], []
+    for i, (image, y) in enumerate(zip(batch.views[0], batch.labels.tolist(), strict=True)):
+        cls, prompts = deep_prompted(model, image)
+        f = (cls + sum(prompts) / len(prompts)) / 2
+        z = s.logit_scale * clouded(cosine_row(model, f), draws[i], y, n, s.noise, s.margin)
+        weights.append((1 - s.weight_beta) / (1 - s.weight_beta ** n[y]) if late else 1.0)
+        losses.append(weights[-1] * cross_entropy(z, y))
+    for module, name in ((model.net.prompts, "tokens"), (model.head, "rows")):
+        delattr(module, name)
+        module.register_parameter(name, model._parameters.pop(f"true_{name}"))
+    return sum(losses) / sum(weights)
+
+
 Step = Callable[[Method, tuple[Batch, ...], Now, Tensor], Tensor]
 TWINS: dict[str, Step] = {
     "ballad": lambda m, b, at, n: ballad_step(m, *b, at.stage),
@@ -463,9 +545,11 @@ TWINS: dict[str, Step] = {
     "dive": lambda m, b, at, n: dive_step(m, *b, n, at),
     "fur": lambda m, b, at, n: fur_step(m, *b, at) if at.stage == 1 else ce_step(m, b[0].views[0], b[0].labels),
     "gcl": lambda m, b, at, n: gcl_step(m, *b, at, n),
+    "gnm_pt": lambda m, b, at, n: gnm_pt_step(m, *b, at, n),
     "h2t": lambda m, b, at, n: h2t_step(m, *b, at) if at.stage else mixup_step(m, *b, at),
     "lift": lambda m, b, at, n: lift_step(m, *b, n),
     "lift_plus": lambda m, b, at, n: lift_step(m, *b, n),
+    "lpt": lambda m, b, at, n: lpt_step(m, b, at, n),
     "lws": lambda m, b, at, n: ce_step(m, b[0].views[0], b[0].labels),
     "maple": lambda m, b, at, n: maple_step(m, *b, n),
     "mislas": lambda m, b, at, n: mislas_step(m, *b, n) if at.stage else mixup_step(m, *b, at),

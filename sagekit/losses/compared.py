@@ -215,8 +215,14 @@ def gcl(cosines: Tensor, target: Tensor, class_counts: Tensor, gamma: float = 0.
     """GCL (Li et al. 2022), its first stage: noise that always lowers a cosine, the rarer the class the more. ``cosines`` (B,
     C); the test uses plain cosines. All counts equal: no noise.
     """
+    return cross_entropy(scale * clouded(cosines, target, class_counts, strength, random=random), target, class_counts, gamma)
+
+
+def clouded(cosines: Tensor, target: Tensor, class_counts: Tensor, strength: float, margin: float = 0.0,
+            random: torch.Generator | None = None) -> Tensor:
+    """c_j - ``strength`` |e_j| d_j - ``margin`` 1[j=y] of ``cosines`` (B, C): (B, C)."""
     lowered = cosines - strength * gcl_noise(cosines, class_counts, random)
-    return cross_entropy(scale * lowered, target, class_counts, gamma)
+    return lowered - margin * F.one_hot(target, len(class_counts)).to(lowered)
 
 
 def gcl_noise(cosines: Tensor, class_counts: Tensor, random: torch.Generator | None = None) -> Tensor:

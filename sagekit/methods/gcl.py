@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..data.batches import Batch
 from ..data.samplers import SAMPLERS
-from ..losses.compared import gcl_noise
+from ..losses.compared import clouded
 from ..networks.heads import accuracy
 from . import Now, Published
 from ._decoupled import Decoupled, Retraining
@@ -70,8 +70,7 @@ class GCL(Decoupled):
         scale, margin, focus = (s.logit_scale, 0.0, False) if now.stage == 0 else (s.second_scale, s.margin, True)
 
         def loss(cosines: Tensor, target: Tensor) -> Tensor:
-            lowered = cosines - s.noise * gcl_noise(cosines, self.counts, now.random)
-            lowered = lowered - margin * F.one_hot(target, len(self.counts)).to(lowered)
+            lowered = clouded(cosines, target, self.counts, s.noise, margin, now.random)
             losses = F.cross_entropy(scale * lowered, target, reduction="none")
             return ((1 - torch.exp(-losses.detach())) * losses if focus else losses).mean()
 
