@@ -190,4 +190,4 @@ def _same_classes(state: dict[str, Tensor], cfg: dict[str, Any], path: Path, nam
     found, expected = state.get("head.weight"), cfg["num_classes"]
     if found is not None and expected and len(found) != expected:
         raise UserError(f"{path} has a classifier of {len(found)} classes, and {name} one of {expected}: it holds "
-                        "other weights. Name what it holds (_ft_in1k: 1000 classes), or leave the classifier (head.) out of it.")
+                        "other weights. Name what it holds (_ft_in1k: 1000 classes), or leave the classifier (head.) out.")

@@ -181,8 +181,8 @@ def test_random_crops_are_the_same_ones_whoever_measures(files, data, photos):
     settings = ViewSettings(ensemble="random_crops", random_crops=3)
 
     def crops(split, *dealt, workers=0):
-        found = list(evaluation_batches(split, settings, 48, CPU, True, *dealt, workers=workers, interpolation="bilinear"))
-        return {place: shown for views, index in found for place, shown in zip(index.tolist(), torch.stack(views, 1), strict=True)}
+        found = evaluation_batches(split, settings, 48, CPU, True, *dealt, workers=workers, interpolation="bilinear")
+        return {place: one for shown, index in found for place, one in zip(index.tolist(), torch.stack(shown, 1), strict=True)}
 
     whole = crops(split)
     assert [tuple(shown.shape) for shown in whole.values()] == [(3, 3, 48, 48)] * 6
