@@ -165,7 +165,8 @@ def test_a_run_of_no_epochs_is_the_start_itself(start, tmp_path, data, backbone)
 @pytest.mark.slow
 def test_a_run_that_starts_from_shots_continues_bit_for_bit(tmp_path, backbone):
     """Killed before its first epoch is on disk, it draws the same images again; killed after it, it does not look again."""
-    config = small("lift", start="class_mean", shots=2, epochs=2, largest_class=6, imbalance_ratio=2.0, val_per_class=0)
+    config = small("lift", start="class_mean", shots=2, epochs=2, largest_class=6, imbalance_ratio=2.0, test_per_class=2,
+                   val_per_class=0)
     ends, looks, look = [], [], sk.methods.load("lift").look
     for killed in (0, 1):
         with pytest.MonkeyPatch.context() as patch:
