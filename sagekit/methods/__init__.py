@@ -94,6 +94,11 @@ class Method(Trained):
         """What is trained, one stage after the other; empty: nothing."""
         raise NotImplementedError
 
+    @classmethod
+    def reads_names(cls, settings: Any) -> bool:
+        """Whether a CLIP's text tower is to say the classes' names; then they must be words."""
+        return True
+
     def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
         """One training step on a batch from each sampler of the stage: ``loss`` and its terms, each a scalar."""
         raise NotImplementedError

@@ -33,7 +33,7 @@ class WithLoss(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Any:
-        if self.loss in COSINE and getattr(self, "head", "cosine") != "cosine":  # without a setting: LIFT's head is cosine
+        if self.loss in COSINE and getattr(self, "head", "cosine") != "cosine":  # without a setting it is a cosine one
             raise ValueError(f"loss {self.loss} needs head=cosine")
         if self.loss == "la" and self.gamma and self.tau != 1:
             raise ValueError("Eq 22 has tau = 1; set gamma=0 to move tau (tau = 1 + gamma is the same loss)")

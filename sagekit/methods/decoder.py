@@ -94,6 +94,10 @@ class Decoder(OfLogits):
         self.head = nn.Linear(task.backbone.width, len(task.class_names))
 
     @classmethod
+    def reads_names(cls, settings: Any) -> bool:
+        return False
+
+    @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
         s = settings
         return [s.stage(rate=rate, optimizer=Sgd(s.lr, s.momentum, s.weight_decay, nesterov=True, decay_vectors=False))]

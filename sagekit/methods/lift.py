@@ -112,6 +112,10 @@ class Lift(OfLogits):
         self.head = with_rows(settings.head, rows, settings.logit_scale)
 
     @classmethod
+    def reads_names(cls, settings: Any) -> bool:
+        return bool(settings.start == "text")
+
+    @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
         return [settings.stage()]
 

@@ -56,6 +56,10 @@ class LinearProbe(Frozen):
         self.register_buffer("chosen", torch.tensor(settings.probe_c or float("nan")))
 
     @classmethod
+    def reads_names(cls, settings: Any) -> bool:
+        return False
+
+    @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
         return [Stage(epochs=0, looks=("train",) if settings.probe_c is not None else ("train", "val"))]
 

@@ -146,7 +146,7 @@ def _check_folder(run: Run, config: Config, resume: bool) -> None:
 def _check(config: Config, data: DataSet, processes: int) -> None:
     """What the trainer can refuse before anything is built."""
     method, stages, accumulate = methods.load(config.method), config.stages, config.machine.accumulate
-    if data.wordless and config.needs == "clip":
+    if data.wordless and config.needs == "clip" and method.reads_names(config.settings):
         raise UserError(f"{len(data.wordless)} class(es) have no name that a text can say, such as '{data.wordless[0]}', and "
                         f"{config.method} reads names; write {config.data.data_root / CLASS_NAMES_FILE}, a line 'folder name' "
                         "for each.")
