@@ -95,7 +95,7 @@ def test_methods_set_the_switches():
     ({"preset_name": "places-lt"}, "'preset_name' is no setting: it is chosen with --preset"),
     ({"name": "places-lt"}, "no setting 'name'"),
     ({"settings": {}}, "no setting 'settings'"),
-    ({"tau": 0.5}, "scratch, not of sage; `sagekit methods sage` lists"),
+    ({"tau": 0.5}, "tip_adapter, not of sage; `sagekit methods sage` lists"),
     ({"backbone": "resnet32"}, "method sage needs a CLIP and resnet32 is trained from scratch; choose another backbone"),
 ])
 def test_wrong_settings_are_one_line(changes, message):
