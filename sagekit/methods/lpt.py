@@ -50,7 +50,7 @@ IN21K: dict[str, Any] = {"backbone": "vit_base_patch16_224.augreg_in21k", "pretr
 """The authors' weights, in timm's name of today."""
 
 MINI: dict[str, Any] = {"epochs": 3, "pool_epochs": 3, "batch_size": 32, "first_lr": 0.02}
-"""The authors' rate was the best of three there; a first epoch without a rate would be a third of a stage."""
+"""A first epoch without a rate would be a third of a stage."""
 
 PUBLISHED = {
     "places-lt": Published({"all": 51.9, "head": 53.2, "medium": 52.3, "tail": 46.9}, "Table 2, row LPT", IN21K),
