@@ -2,10 +2,10 @@
 
     python benchmarks/clip_methods.py [BATCH] [REPEATS]      writes docs/results/clip-cost.csv
 
-Random weights, 100 classes, one run, the calls in turn. A stage that trains is a row. Memory is what a step needs beside the
-model's own weights: what the forward keeps for the backward pass (bytes of distinct saved tensors that are no parameters),
-gradients, and the optimizer's state. Methods that train nothing have no step. The texts of methods that encode them in every
-step are short ("thing 7.").
+Random weights, 100 classes, one run, each method in turn with LIFT. A stage that trains is a row. Memory is what a step needs
+beside the model's own weights: what the forward keeps for the backward pass (bytes of distinct saved tensors that are no
+parameters), gradients, and the optimizer's state. Methods that train nothing have no step. The texts of methods that encode
+them in every step are short ("thing 7.").
 """
 
 from __future__ import annotations
@@ -75,42 +75,40 @@ def step(way: Way, method: str) -> tuple[Callable[[], None], float]:
 
 
 def prediction(model: sk.Method, images: torch.Tensor) -> Callable[[], None]:
-    """Logits of a batch, as a test makes them."""
+    """Logits of a batch, as a test makes them; what a method makes once for a whole test is made before."""
+    model.eval()
+
     def run() -> None:
         with torch.inference_mode():
-            model.eval().logits(images)
+            model.logits(images)
 
     return run
 
 
 def measured(batch: int, repeats: int) -> pd.DataFrame:
-    """A row a method and stage: ``ms`` and ``memory_mb`` of a step, ``test_ms`` an image, the parameters that are trained, and
-    their ratios to LIFT's."""
+    """A row a method and stage: ``ms`` and ``memory_mb`` of a step, ``test_ms`` an image, the ``parameters`` that are trained,
+    and ratios to LIFT's. One method is held at a time, beside LIFT, with which it takes turns."""
     backbone = load_backbone(sk.Config.preset("cifar100-lt-100", "lift", backbone=BACKBONE, pretrained="random").network)
-    steps: dict[str, Callable[[], None]] = {}
-    tests: dict[str, Callable[[], None]] = {}
-    rows: dict[str, dict[str, object]] = {}
+    images = made_up(batch, backbone.image_size)[0].views[0]
+    (lift,) = ways("lift", backbone, batch)
+    lift_step, lift_memory = step(lift, "lift")
+    frames = []
     for method, row in FOUNDATION.items():
-        found = list(ways(method, backbone, batch))
-        for way in found:
-            name = row if len(found) == 1 else f"{row}, stage {way.number + 1}"
-            steps[name], memory = step(way, method)
-            parameters = sum(p.numel() for p in way.model.parameters() if p.requires_grad)
-            rows[name] = {"method": name, "parameters": parameters, "memory_mb": memory / 1e6}
+        lines, model = [], None
+        for way in ways(method, backbone, batch):
+            model = way.model.train()
+            run, memory = step(way, method)
+            lift.model.train()
+            seconds = best_of(repeats, {"LIFT": lift_step, row: run})
+            lines.append({"stage": way.number + 1, "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+                          "ms": 1000 * seconds[row] / batch, "ms_to_lift": seconds[row] / seconds["LIFT"],
+                          "memory_mb": memory / 1e6, "memory_to_lift": memory / lift_memory})
         config = sk.Config.preset("cifar100-lt-100", method, backbone=BACKBONE, pretrained="random")
-        last = found[-1].model if found else model_of(config, backbone)
-        tests[row] = prediction(last, made_up(batch, backbone.image_size)[0].views[0])
-        if not found:
-            rows[row] = {"method": row, "parameters": 0}
-    seconds = best_of(repeats, steps)
-    for name in steps:
-        rows[name]["ms"] = 1000 * seconds[name] / batch
-    seconds = best_of(repeats, tests)
-    for name, line in rows.items():
-        line["test_ms"] = 1000 * seconds[name.partition(", stage")[0]] / batch
-    frame = pd.DataFrame(rows.values())
-    lift = frame.set_index("method").loc["LIFT"]
-    return frame.assign(**{f"{key}_to_lift": frame[key] / lift[key] for key in ("ms", "memory_mb", "test_ms")})
+        test = prediction(model or model_of(config, backbone), images)
+        seconds = best_of(repeats, {"LIFT": prediction(lift.model, images), row: test})
+        frames.append(pd.DataFrame(lines or [{}]).assign(
+            method=row, test_ms=1000 * seconds[row] / batch, test_to_lift=seconds[row] / seconds["LIFT"]))
+    return pd.concat(frames, ignore_index=True)
 
 
 def main(batch: Annotated[int, typer.Argument()] = 16, repeats: Annotated[int, typer.Argument()] = 5) -> None:

@@ -94,8 +94,8 @@ ABOUT = {
         "its first stage's). Differences are to LIFT. The mini CLIP was pretrained on captions of the same toy, and 48 classes "
         "are few: it does not say how the methods stand on real images.",
     "table9":
-        "Each row at a rate of its own, out of six, chosen on validation images, two seeds each; the line above says where that "
-        "is not so. LIFT is the row AdaptFormer.",
+        "Each row at a rate of its own, out of six, chosen on validation images, two seeds each; the line above says where "
+        "that is not so. LIFT is the row AdaptFormer.",
     "choices":
         "Sage with one choice made otherwise. The choice is made on the validation images (val, the mean over classes); the "
         "test images stand beside it.",
