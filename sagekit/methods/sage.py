@@ -19,6 +19,7 @@ come to: mu cancels, the factor is logit adjustment with tau = 1 + gamma, the ad
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -89,6 +90,8 @@ class Sage(Method):
     s_v: Tensor
     s_t: Tensor
     folded = False
+    dropped = False
+    """Whether z^v is left out: in a folded run whose s_1 is 0."""
 
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
@@ -138,8 +141,8 @@ class Sage(Method):
 
     @property
     def second_pass(self) -> bool:
-        """Whether an image goes through the frozen network too: for FIT, but not where a folded run has dropped z^v."""
-        return self.settings.fit and not (self.folded and self.s_v.item() == 0)
+        """Whether an image goes through the frozen network too."""
+        return self.settings.fit and not self.dropped
 
     def frozen_backbone(self) -> Backbone | None:
         return self.net.backbone if self.second_pass else None
@@ -156,6 +159,10 @@ class Sage(Method):
             return Logits(z, None, None, z + self.s_t * z_t)
         z_v = self.head(features.frozen)
         return Logits(z, z_v, z_t, z + self.s_v * z_v + self.s_t * z_t)
+
+    def load_trained(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        super().load_trained(tensors, source)
+        self.dropped = self.folded and self.settings.fit and self.s_v.item() == 0
 
     def scalars(self) -> dict[str, float]:
         return {"s_v": self.s_v.item(), "s_t": self.s_t.item()} if self.settings.fit else {}

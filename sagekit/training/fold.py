@@ -55,6 +55,7 @@ def fold_run(path: Path, without_frozen: bool = False) -> Folding:
     assert model.net.adapters is not None
     if without_frozen:
         model.s_v.zero_()
+        model.dropped = True
     cpu = torch.device("cpu")
     (images,), _ = next(evaluation_batches(data.test, run.config.views, model.image_size, cpu, False,
                                            interpolation=model.interpolation))
