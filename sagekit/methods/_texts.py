@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..losses import Name
 from ..networks.backbone import Backbone
-from ..networks.heads import Features, Logits
+from ..networks.heads import Features, Logits, cosine
 from ..networks.text import TextTower
 from ..networks.tuned import Tuned
 from . import Method, Task
@@ -71,7 +71,7 @@ class OnTexts(Method):
 
     def compare(self, f: Tensor, texts: Tensor) -> Logits:
         """k cos of features f P (B, e) and ``texts`` (C, e)."""
-        return Logits.plain(self.settings.logit_scale * F.normalize(f, dim=-1) @ F.normalize(texts, dim=-1).T)
+        return Logits.plain(cosine(f, texts, self.settings.logit_scale))
 
 
 class PromptTuning(WithLoss, CoOpTraining):

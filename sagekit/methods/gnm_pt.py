@@ -81,7 +81,7 @@ class GNMPT(Method):
     def __init__(self, settings: Settings, task: Task) -> None:
         super().__init__(settings, task)
         assert task.backbone is not None
-        self.net = Prompted(task.backbone, settings.prompts)
+        self.net, self.asked_again = Prompted(task.backbone, settings.prompts), task.checkpointing
         rows = torch.empty(len(task.class_names), task.backbone.width)
         self.head = Cosine(nn.init.trunc_normal_(rows, std=START), settings.logit_scale)
 
@@ -92,6 +92,10 @@ class GNMPT(Method):
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
         return [settings.stage(views=(RECIPES[settings.view],))]
+
+    def beforehand(self, memory: int) -> list[str]:
+        said = "checkpointing is left out: blocks that are computed again would be computed at w, and the step is at w'."
+        return [said] if self.asked_again else []
 
     def forward(self, batches: tuple[Batch, ...], now: Now) -> dict[str, Tensor]:
         (batch,), s = batches, self.settings

@@ -14,11 +14,9 @@ C of equals. Without such a choice C is 0.316, its code's for one data set. What
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from ..devices import memory as free
 from ..errors import UserError
 from ..networks.heads import Features, Logits, right_by_class
+from ..networks.starts import logistic
 from ..settings import Part
 from . import Now, Published, Seen, Task
 from ._frozen import Frozen
@@ -96,17 +95,8 @@ class LinearProbe(Frozen):
 
     def _fit(self, train: Seen, c: float) -> tuple[Tensor, Tensor]:
         """W (K, d) and b (K,) at the minimum, or after ``ITERATIONS``."""
-        from sklearn.exceptions import ConvergenceWarning  # slow to import
-        from sklearn.linear_model import LogisticRegression
-
-        probe = LogisticRegression(C=c, max_iter=ITERATIONS, class_weight="balanced" if self.settings.balanced else None)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # large C: as far as CLIP goes
-            probe.fit(train.features.double().numpy(), train.labels.numpy())
-        weight, bias = probe.coef_, probe.intercept_
-        if len(bias) == 1:  # of two classes it gives the difference alone
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+        _, weight, bias = logistic(train.features, train.labels, c, ITERATIONS, self.settings.balanced)
+        return weight, bias
 
     def _take(self, weight: Tensor, bias: Tensor) -> None:
         self.head.weight.copy_(weight)

@@ -39,6 +39,7 @@ from ..data.samplers import class_aware, every_image
 from ..losses.compared import clouded
 from ..networks.heads import Cosine, Features, Logits, accuracy
 from ..networks.prompted import Pooled
+from ..networks.starts import random_rows
 from . import Method, Now, Published, Task
 from ._stages import FineTuning, LowStart, Stage
 
@@ -95,8 +96,7 @@ class LPT(Method):
         super().__init__(settings, task)
         assert task.backbone is not None
         self.net = Pooled(task.backbone, settings.prompts, settings.groups, settings.chosen, task.checkpointing)
-        rows = torch.empty(len(task.class_names), task.backbone.width).uniform_(-1, 1)
-        self.head = Cosine(F.normalize(rows, dim=1), settings.logit_scale)
+        self.head = Cosine(random_rows(len(task.class_names), task.backbone.width), settings.logit_scale)
 
     @classmethod
     def reads_names(cls, settings: Any) -> bool:

@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..networks.backbone import Backbone
+from ..networks.modules import behind_cls
 from ..networks.text import TextTower
 from ..networks.tuned import Tuned
 from . import Published, Task
@@ -58,9 +59,7 @@ class Coupled(nn.Module):
         own = self.maps[index](self.vectors[index])
         if index == 0:  # like the embedded patches that they stand beside
             own = self.norm[0](own)
-        old = len(own) if index else 0
-        own = own.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        return torch.cat([tokens[:, :1], own, tokens[:, 1 + old :]], 1)
+        return behind_cls(tokens, own, len(own) if index else 0)
 
 
 class MaPLe(OnPrompts):

@@ -134,7 +134,7 @@ class Sage(Method):
             return compensated(logits, labels, self.counts, s.gamma, s.mu)
 
         right = accuracy(z.prediction, batch.labels)
-        if z.z_v is None or z.z_t is None:
+        if z.z_v is None or z.z_t is None:  # without FIT
             return {"loss": loss(z.z, batch.labels), "train_accuracy": right}
         terms = interchanged(z.z, z.z_v, z.z_t, z.prediction, batch.labels, loss, s.lambda_1, s.lambda_2, s.lambda_3)
         return {**terms, "train_accuracy": right}
@@ -156,7 +156,7 @@ class Sage(Method):
             return Logits.plain(z)
         z_t = self.head.scale * F.normalize(features.own, dim=-1) @ self.text.T
         if features.frozen is None:
-            return Logits(z, None, None, z + self.s_t * z_t)
+            return Logits(z, None, z_t, z + self.s_t * z_t)
         z_v = self.head(features.frozen)
         return Logits(z, z_v, z_t, z + self.s_v * z_v + self.s_t * z_t)
 
@@ -166,6 +166,12 @@ class Sage(Method):
 
     def scalars(self) -> dict[str, float]:
         return {"s_v": self.s_v.item(), "s_t": self.s_t.item()} if self.settings.fit else {}
+
+    @torch.no_grad()
+    def drop_frozen(self) -> None:
+        """Predict z + s_2 z^t from now on, without the second pass (s_1 = 0)."""
+        self.s_v.zero_()
+        self.dropped = True
 
     @torch.no_grad()
     def fold(self) -> Sage:

@@ -16,27 +16,24 @@ from typing import Any
 from torch import Tensor
 
 from ..networks.heads import Cosine, Features, Logits
-from ..networks.tuned import Tuned
-from . import Method, Published, Task
+from . import Published, Task
+from ._frozen import Frozen
 from ._stages import Stage, Texts
 
 MINI: dict[str, Any] = {}
 PUBLISHED: dict[str, Published] = {}
 
 
-class ZeroShot(Method):
+class ZeroShot(Frozen):
     """A frozen CLIP and its texts."""
 
     Settings = Texts
 
-    needs = "clip"
     paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
 
     def __init__(self, settings: Texts, task: Task) -> None:
         super().__init__(settings, task)
-        assert task.backbone is not None
-        self.net = Tuned(task.backbone)
-        self.head = Cosine(settings.rows(task.backbone, task.class_names, task.sentences), settings.logit_scale)
+        self.head = Cosine(settings.rows(self.net.backbone, task.class_names, task.sentences), settings.logit_scale)
 
     @classmethod
     def stages(cls, settings: Any) -> list[Stage]:
@@ -44,12 +41,6 @@ class ZeroShot(Method):
 
     def trained(self) -> dict[str, Tensor]:
         return {}
-
-    def frozen_backbone(self) -> Any:
-        return self.net.backbone
-
-    def features(self, images: Tensor, frozen: Tensor | None = None) -> Features:
-        return self.net(images, frozen=frozen)
 
     def classify(self, features: Features) -> Logits:
         return Logits.plain(self.head(features.own))

@@ -25,7 +25,8 @@ class Features(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """All (B, C). ``z_v``, ``z_t`` are None without feature interchange, and then ``prediction`` is ``z``."""
+    """All (B, C). ``z_v``, ``z_t`` are None without feature interchange, and then ``prediction`` is ``z``; ``z_v`` alone where
+    a folded run has dropped it."""
 
     z: Tensor
     z_v: Tensor | None
@@ -38,6 +39,11 @@ class Logits(NamedTuple):
         return cls(z, None, None, z)
 
 
+def cosine(feature: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """k cos(f, w_i) of features (B, d) and rows (C, d): (B, C)."""
+    return scale * F.normalize(feature, dim=-1) @ F.normalize(rows, dim=-1).T
+
+
 class Cosine(nn.Module):
     """k w_i . f of normalised rows and features, (B, d) -> (B, C); no bias."""
 
@@ -48,7 +54,7 @@ class Cosine(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """z (B, C) of features (B, d)."""
-        return self.scale * F.normalize(feature, dim=-1) @ F.normalize(self.rows, dim=-1).T
+        return cosine(feature, self.rows, self.scale)
 
     def mean_row(self) -> Tensor:
         """w_bar (d,): the mean of the normalised rows, the guidance of Eq 7."""

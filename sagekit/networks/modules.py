@@ -52,6 +52,13 @@ class Adapter(nn.Module):
         return self.up(F.relu(self.down(self.norm(output))))
 
 
+def behind_cls(tokens: Tensor, own: Tensor, old: int) -> Tensor:
+    """``tokens`` (B, N, d) with prompts ``own`` (p, d) behind CLS, in the place of the ``old`` ones that the block before had:
+    (B, N - old + p, d)."""
+    own = own.to(tokens.dtype).expand(tokens.shape[0], -1, -1)  # len() would fix the batch in an export
+    return torch.cat([tokens[:, :1], own, tokens[:, 1 + old :]], 1)
+
+
 class Prompts(nn.Module):
     """VPT's tokens (Jia et al. 2022): p of them after CLS; with ``layers`` above 1 new ones before each of so many blocks, the
     first of which is ``first``."""
@@ -68,9 +75,8 @@ class Prompts(nn.Module):
         place = index - self.first
         if not 0 <= place < len(self.tokens):
             return tokens
-        own = self.tokens[place].to(tokens.dtype).expand(tokens.shape[0], -1, -1)  # len() would fix the batch in an export
-        old = 0 if place == 0 else own.shape[1]  # prompts of the block before, which deep prompts replace
-        return torch.cat([tokens[:, :1], own, tokens[:, 1 + old :]], 1)
+        own = self.tokens[place]
+        return behind_cls(tokens, own, len(own) if place else 0)
 
 
 class LowRank(nn.Module):

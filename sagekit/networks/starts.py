@@ -37,14 +37,22 @@ def class_means(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def linear_probe(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Likewise, by scikit-learn's L-BFGS: at most 100 steps, its usual penalty, on the CPU."""
+    """Likewise: at most 100 steps, scikit-learn's usual penalty."""
+    classes, rows, _ = logistic(features, labels, c=1.0, steps=100, balanced=True)
+    return classes, F.normalize(rows, dim=-1)
+
+
+def logistic(features: Tensor, labels: Tensor, c: float, steps: int, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """min |W|^2 / 2 + C sum CE of features (N, d) and labels (N,), by scikit-learn's L-BFGS in float64 on the CPU, for at most
+    ``steps``: the classes (K,) that ``labels`` has, rising, W (K, d) and b (K,). ``balanced``: classes weighted alike."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 100 steps are the recipe
-        fitted = LogisticRegression(max_iter=100, class_weight="balanced").fit(features.numpy(), labels.numpy())
-    rows = torch.from_numpy(fitted.coef_).to(features)
-    if len(rows) == 1:  # two classes: scikit-learn gives the second one's row
-        rows = torch.cat([-rows, rows])
-    return torch.from_numpy(fitted.classes_), F.normalize(rows, dim=-1)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # as far as the steps go is the recipe
+        fitted = LogisticRegression(C=c, max_iter=steps, class_weight="balanced" if balanced else None).fit(
+            features.double().numpy(), labels.numpy())
+    rows, bias = torch.from_numpy(fitted.coef_).to(features), torch.from_numpy(fitted.intercept_).to(features)
+    if len(rows) == 1:  # of two classes it gives the difference alone
+        rows, bias = torch.cat([-rows, rows]) / 2, torch.cat([-bias, bias]) / 2
+    return torch.from_numpy(fitted.classes_), rows, bias

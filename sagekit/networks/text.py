@@ -57,9 +57,9 @@ class TextTower(nn.Module):
         words = int(tokens.ne(0).sum(1).max())
         if words + vectors > clip.context_length or bool(tokens[:, -1].ne(0).any() and words == clip.context_length):
             longest = prompts[int(tokens.ne(0).sum(1).argmax())]
-            raise UserError(f"the prompt '{longest[:60]}' has {words} tokens or more, and {vectors} learned vectors come on "
-                            f"top; {backbone.name} reads {clip.context_length}. Shorten the class's name or the prompt, or the "
-                            "learned vectors.")
+            learned = f", and {vectors} learned vectors come on top" if vectors else ""
+            raise UserError(f"the prompt '{longest[:60]}' has {words} tokens or more{learned}; {backbone.name} reads "
+                            f"{clip.context_length}. Shorten the class's name{' or take fewer vectors' if vectors else ''}.")
         room = tokens.new_zeros(len(tokens), vectors)
         self.register_buffer("tokens", torch.cat([tokens[:, :1], room, tokens[:, 1:words]], 1), persistent=False)
 

@@ -23,7 +23,8 @@ KEPT = 128
 
 @dataclass
 class Predictions:
-    """Logits of N test images, float32 (N, C), up to a constant an image; ``z_v`` and ``z_t`` are None without FIT.
+    """Logits of N test images, float32 (N, C), up to a constant an image; ``z_v`` and ``z_t`` are None without FIT, ``z_v``
+    alone where a folded run has dropped it.
 
     Where not all classes are stored the logits are (N, K), ``classes`` int (N, K) says of which, and ``rest`` (N,) is r.
     ``files`` str (N,): the images' files, relative to data_root where they lie there; None for images held in memory.
@@ -41,10 +42,15 @@ class Predictions:
 
     @property
     def logits(self) -> np.ndarray:
-        """Eq 23: what the run predicts with, of the stored classes."""
-        if self.z_v is None or self.z_t is None:
-            return self.z
-        return self.z + self.s_v * self.z_v + self.s_t * self.z_t
+        """What the run predicts with, of the stored classes."""
+        return self.summed(self.s_v, self.s_t)
+
+    def summed(self, s_v: float, s_t: float) -> np.ndarray:
+        """Eq 23 with these scalars, float32, of the stored classes; a part that is not there has nothing to weigh."""
+        z = self.z
+        for scalar, part in ((s_v, self.z_v), (s_t, self.z_t)):
+            z = z if part is None else z + np.float32(scalar) * part
+        return z
 
     def named(self, columns: np.ndarray) -> np.ndarray:
         """The classes (N,) that stand in ``columns`` int (N,)."""

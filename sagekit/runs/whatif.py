@@ -26,13 +26,6 @@ SCALARS = tuple(s / 10 for s in range(-5, 21))
 """Where ``best_scalars`` looks."""
 
 
-def logits(stored: Predictions, s_v: float, s_t: float) -> np.ndarray:
-    """Eq 23 with other scalars, float32 (N, C), of the stored classes; without FIT the scalars have nothing to weigh."""
-    if stored.z_v is None or stored.z_t is None:
-        return stored.z
-    return stored.z + np.float32(s_v) * stored.z_v + np.float32(s_t) * stored.z_t
-
-
 def predicted(stored: Predictions, class_counts: Sequence[int] | np.ndarray, tau: float, s_v: float, s_t: float) -> np.ndarray:
     """The class (N,) of each image with other scalars and tau log(n_i / N) taken away, for training counts (C,) of at least 1.
 
@@ -40,7 +33,7 @@ def predicted(stored: Predictions, class_counts: Sequence[int] | np.ndarray, tau
     """
     n = np.asarray(class_counts, np.float64)
     offset = (tau * np.log(n / n.sum())).astype(np.float32)
-    z = logits(stored, s_v, s_t) - (offset if stored.classes is None else offset[stored.classes])
+    z = stored.summed(s_v, s_t) - (offset if stored.classes is None else offset[stored.classes])
     return stored.named(z.argmax(1))
 
 
@@ -77,7 +70,7 @@ def best_scalars(stored: Predictions, values_v: Sequence[float] = SCALARS,
     weights = over_classes(stored.labels, stored.labels)
 
     def mean(pair: tuple[float, float]) -> float:
-        return round(float(weights @ (stored.named(logits(stored, *pair).argmax(1)) == stored.labels)), 9)
+        return round(float(weights @ (stored.named(stored.summed(*pair).argmax(1)) == stored.labels)), 9)
 
     return max(itertools.product(values_v, values_t), key=lambda pair: (mean(pair), -pair[0] ** 2 - pair[1] ** 2))
 

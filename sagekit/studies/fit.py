@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..runs.metrics import cells, group_names
 from ..runs.predictions import Predictions
 from ..runs.run import Run
-from ..runs.whatif import best_scalars, logits
+from ..runs.whatif import best_scalars
 from .summary import differences
 
 Scalars = Callable[[Run], tuple[float, float]]
@@ -66,7 +66,7 @@ def afterwards(results: pd.DataFrame, row: str, base: str) -> pd.DataFrame:
 
 
 def _right(stored: Predictions, s_v: float, s_t: float) -> np.ndarray:
-    return np.asarray(stored.named(logits(stored, s_v, s_t).argmax(1)) == stored.labels)
+    return np.asarray(stored.named(stored.summed(s_v, s_t).argmax(1)) == stored.labels)
 
 
 def _validation(run: Run) -> Predictions:

@@ -144,14 +144,16 @@ def table_1(start: Start) -> dict[str, Row]:
     ce = start("scratch")
     rows = {"CE": ce, "LA": ce.changed(loss="la"), **_losses(start),
             "KPS": ce.changed(loss="kps", head="cosine", batch_size=ce.settings.batch_size // 2, decay=0.1)}
-    return {name: _rates(config) for name, config in (rows | {row: start(method) for method, row in FIELD.items()}).items()}
+    rows |= {row: start(method) for method, row in FIELD.items()}
+    return {name: _rates(config, FIELD_RATES, _last_rate(config)) for name, config in rows.items()}
 
 
 def on_clip(start: Start) -> dict[str, Row]:
     """Decoupling and mixing with LIFT's adapters, beside LIFT and the same with plain cross entropy."""
     lift = start("lift")
-    rows = {row: _rates(start(method, base="lift")) for method, row in FIELD.items() if hasattr(about(method), "ON_LIFT")}
-    return {"LIFT": lift, "LIFT with CE": lift.changed(loss="ce"), **rows}
+    rows = {row: start(method, base="lift") for method, row in FIELD.items() if hasattr(about(method), "ON_LIFT")}
+    return {"LIFT": lift, "LIFT with CE": lift.changed(loss="ce"),
+            **{name: _rates(config, FIELD_RATES, _last_rate(config)) for name, config in rows.items()}}
 
 
 FOUNDATION = {"zero_shot": "zero-shot", "linear_probe": "linear probe", "tip_adapter": "Tip-Adapter",
@@ -168,12 +170,19 @@ def foundation(start: Start) -> dict[str, Row]:
     return {name: _rates(config, MODULE_RATES) for name, config in rows.items()}
 
 
-def _rates(config: Config, multiples: tuple[float, ...] = FIELD_RATES) -> tuple[Config, ...]:
-    """``config`` at several rates; one alone where no stage trains anything with one."""
-    if not config.epochs or (multiples == FIELD_RATES and not config.stages[-1].epochs):
+def _rates(config: Config, multiples: tuple[float, ...], key: str = "lr") -> tuple[Config, ...]:
+    """``config`` at ``multiples`` of its rate ``key``; alone where it has none."""
+    if key not in config.flat:
         return (config,)
-    key = "classifier_lr" if "classifier_lr" in config.flat and multiples == FIELD_RATES else "lr"
     return tuple(config.changed(**{key: config.flat[key] * m}) for m in multiples)
+
+
+def _last_rate(config: Config) -> str:
+    """The setting that is the rate of what a method from scratch trains last; "" where that is nothing: stage 1 is then the
+    same for all."""
+    if not config.stages[-1].epochs:
+        return ""
+    return "classifier_lr" if "classifier_lr" in config.flat else "lr"
 
 
 # --- questions ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Folding a trained Sage run (finding 4): each SG-Adapter becomes a plain bottleneck adapter with the same output.
 
-With ``without_frozen`` z^v of Eq 23 is dropped too (s_1 = 0), and with it the second pass through the frozen network: half of
-the time of a test image. That is another predictor, so the validation images are asked first.
+With ``without_frozen`` z^v of Eq 23 is dropped too (s_1 = 0), and with it the second pass through the frozen network: about
+half of the time of a test image (finding 13). That is another predictor, so the validation images are asked first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from ..methods.sage import Sage
 from ..networks.adapters import count
 from ..runs.metrics import over_classes
 from ..runs.run import Run
-from ..runs.whatif import logits
 from .build import load_model
 
 
@@ -54,8 +53,7 @@ def fold_run(path: Path, without_frozen: bool = False) -> Folding:
     assert isinstance(model, Sage)
     assert model.net.adapters is not None
     if without_frozen:
-        model.s_v.zero_()
-        model.dropped = True
+        model.drop_frozen()
     cpu = torch.device("cpu")
     (images,), _ = next(evaluation_batches(data.test, run.config.views, model.image_size, cpu, False,
                                            interpolation=model.interpolation))
@@ -76,7 +74,7 @@ def _asked(run: Run) -> tuple[float, float]:
                         "fold it without --without-frozen.")
     stored = run.predictions("single", "val")
     weights = over_classes(stored.labels, stored.labels)
-    kept, dropped = (float(weights @ (stored.named(logits(stored, s_v, stored.s_t).argmax(1)) == stored.labels))
+    kept, dropped = (float(weights @ (stored.named(stored.summed(s_v, stored.s_t).argmax(1)) == stored.labels))
                      for s_v in (stored.s_v, 0.0))
     if dropped < kept:
         raise UserError(f"without z^v the validation images' mean over classes falls from {100 * kept:.2f} to "

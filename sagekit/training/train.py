@@ -399,6 +399,7 @@ def _read_state(run: Run) -> dict[str, Any] | None:
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: content[key] for key in ("trained", "optimizer", "stage", "epoch", "history", "best")}
+        kept = {key: content[key] for key in ("trained", "optimizer", "stage", "epoch", "history")}
+        return kept | {"best": content.get("best")}  # only a stage that keeps its best epoch has one
     except Exception as error:  # whatever a damaged file makes torch raise
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete {run.path} and start again.") from None

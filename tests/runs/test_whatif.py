@@ -19,18 +19,18 @@ def stored(fit: bool = True, n: int = 300) -> Predictions:
 
 def test_trained_scalars_give_the_stored_prediction():
     p = stored()
-    np.testing.assert_allclose(whatif.logits(p, p.s_v, p.s_t), p.logits, atol=1e-6)
+    np.testing.assert_allclose(p.summed(p.s_v, p.s_t), p.logits, atol=1e-6)
 
 
 def test_scalars_weigh_as_equation_23():
     p = stored()
-    np.testing.assert_allclose(whatif.logits(p, -1.0, 2.0), p.z - p.z_v + 2 * p.z_t, atol=1e-5)
-    np.testing.assert_array_equal(whatif.logits(p, 0.0, 0.0), p.z)
+    np.testing.assert_allclose(p.summed(-1.0, 2.0), p.z - p.z_v + 2 * p.z_t, atol=1e-5)
+    np.testing.assert_array_equal(p.summed(0.0, 0.0), p.z)
 
 
 def test_without_fit_scalars_do_nothing():
     p = stored(fit=False)
-    np.testing.assert_array_equal(whatif.logits(p, 5.0, -5.0), p.z)
+    np.testing.assert_array_equal(p.summed(5.0, -5.0), p.z)
 
 
 def test_adjustment_in_float64():

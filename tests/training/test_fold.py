@@ -80,9 +80,13 @@ def test_without_frozen_z_v_goes_where_validation_allows_it(runs, tmp_path, caps
         assert model.frozen_backbone() is None
         found, expected = model.logits(pixels), whole.logits(pixels)
         torch.testing.assert_close(found.prediction, expected.z + 0.3 * expected.z_t, atol=1e-3, rtol=1e-4)
+    before = run.predictions()
     metrics = sk.evaluate(run, folded=True, show=False)
+    after = run.predictions()
     assert metrics["folded"]
-    assert run.predictions().z_v is None
+    assert after.z_v is None
+    assert (after.predicted == (before.z + 0.3 * before.z_t).argmax(1)).mean() > 0.99  # and not those of z alone
+    assert metrics["results"]["single"]["all"]["accuracy"] == pytest.approx(after.correct.mean())
 
 
 def test_without_frozen_is_refused_where_it_costs(runs, tmp_path):
