@@ -22,6 +22,7 @@ from sagekit import UserError, methods, paper
 from sagekit.config import PRESETS
 from sagekit.data.batches import Batch, train_batches
 from sagekit.methods import Now
+from sagekit.methods._about import needs
 
 trainer = sys.modules["sagekit.training.train"]  # the module: sagekit.train itself is the function
 
@@ -141,6 +142,13 @@ def test_a_foreign_setting_is_refused_in_one_line(method):
     with pytest.raises(UserError, match=line) as error:
         sk.Config.preset("mini", method, **{key: 1})
     assert "\n" not in str(error.value)
+
+
+def test_what_reads_no_names_needs_no_text_tower():
+    said = {method: needs(method) for method in NAMES}
+    assert {method for method, text in said.items() if text == "a CLIP or another plain ViT"} == {
+        "decoder", "gnm_pt", "linear_probe", "lpt"}
+    assert (said["lift"], said["scratch"]) == ("a CLIP", "nothing (from scratch)")
 
 
 # --- what it computes -----------------------------------------------------------------------------------------------------

@@ -28,7 +28,10 @@ def listing() -> pd.DataFrame:
 
 def needs(name: str) -> str:
     """What a method starts from."""
-    return NEEDS[load(name).needs] + (", or with base=lift a CLIP" if hasattr(about(name), "ON_LIFT") else "")
+    method = load(name)
+    if method.needs == "clip" and not method.reads_names(method.Settings()):
+        return "a CLIP or another plain ViT"
+    return NEEDS[method.needs] + (", or with base=lift a CLIP" if hasattr(about(name), "ON_LIFT") else "")
 
 
 def idea(name: str) -> str:
